@@ -1,0 +1,168 @@
+"""Loading and making the zoo's networks."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor
+
+import qpatch.models  # noqa: F401  (registers our networks with timm)
+from qpatch import data, models, quant, store, training
+from qpatch.measure.success import accuracy
+from qpatch.quant import MultiBit, calibrate
+from qpatch.zoo.recipes import ENTRIES, Entry, entry
+
+FOLDER = Path(__file__).parent / "checkpoints"
+_CALIBRATION_IMAGES = 500
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the networks whose trained weights ship with the package."""
+    return tuple(name for name in ENTRIES if (FOLDER / f"{name}.safetensors").exists())
+
+
+def load(
+    name: str,
+    dataset: str = "cifar10",
+    *,
+    retrain: bool = False,
+    device: str | torch.device = "cpu",
+    report: Callable[[str], None] = store.say,
+) -> MultiBit:
+    """A trained network, in eval mode: the shipped one, or one made now and kept in the store.
+
+    Args:
+        name: one of `ENTRIES`.
+        dataset: "cifar10" (shipped) or "shapes" (small networks trained on the spot, for smoke runs).
+        retrain: train from scratch even if trained weights ship; the result is kept in the store.
+        device: where the network goes.
+        report: gets progress lines while training.
+
+    Raises:
+        ParameterError: no such network or data set.
+        StoreError: a shipped checkpoint is damaged, or the store cannot be written.
+        DataError: training needs CIFAR-10 and it is not to be had.
+    """
+    wanted = entry(name, dataset)
+    path = FOLDER / f"{name}.safetensors"
+    if dataset == "cifar10" and path.exists() and not retrain:
+        tensors, _ = store.load_tensors(path)
+    else:
+        tensors, _ = train_entry(name, dataset, device=device, report=report)
+    net = _build(wanted)
+    training.load_network_tensors(net, tensors)
+    return net.eval().to(device, memory_format=torch.channels_last)
+
+
+def card(name: str) -> dict:
+    """The card of a shipped network: recipe, accuracy per width, training time, machine.
+
+    Raises:
+        StoreError: the network does not ship, or its files are damaged.
+    """
+    entry(name)
+    return store.load_tensors(FOLDER / f"{name}.safetensors")[1]
+
+
+def train_entry(
+    name: str,
+    dataset: str = "cifar10",
+    *,
+    device: str | torch.device = "cpu",
+    report: Callable[[str], None] = store.say,
+) -> tuple[dict[str, Tensor], dict]:
+    """Train one zoo network, and first the one it starts from, unless the store already holds them.
+
+    An interrupted training goes on from its last whole epoch.
+
+    Returns:
+        tensors and card, as `store.fetch` gives them.
+    """
+    wanted = entry(name, dataset)
+    images = data.load(dataset, "train")
+    parts = {
+        "name": name,
+        "entry": asdict(wanted),
+        "start": _parts(wanted.start, dataset),
+        "data": images.fingerprint,
+        "source": _source(),
+    }
+    return store.fetch("zoo", parts, lambda: _make(wanted, dataset, store.key(**parts), device, report))
+
+
+def _parts(name: str | None, dataset: str) -> dict | None:
+    """What the starting network is made of, down to random weights."""
+    if name is None:
+        return None
+    start = entry(name, dataset)
+    return {"entry": asdict(start), "start": _parts(start.start, dataset)}
+
+
+def _source() -> str:
+    from qpatch.models import resnet
+    from qpatch.quant import calibrate as calibrate_function
+    from qpatch.quant import multibit, quantizers, ste
+
+    return store.source_fingerprint(resnet, multibit, quantizers, ste, calibrate_function, training.train)
+
+
+def _build(wanted: Entry) -> MultiBit:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(wanted.init_seed)
+        model = timm.create_model(wanted.model)
+    return MultiBit(model, wanted.bits, wanted.policy)
+
+
+def _make(wanted: Entry, dataset: str, key: str, device, report) -> tuple[dict[str, Tensor], dict]:
+    images, test = data.load(dataset, "train"), data.load(dataset, "test")
+    net = _build(wanted)
+    if wanted.start is not None:
+        start = load(wanted.start, dataset, device=device, report=report)
+        net = MultiBit(start.at(32).cpu(), wanted.bits, wanted.policy)
+    sample = data.balanced_subset(images, min(_CALIBRATION_IMAGES, len(images)), seed=0)
+    if len(wanted.bits) > 1:
+        calibrate(net.eval(), images.floats(sample))
+    history = []
+    if wanted.recipe is not None:
+        loss = training.CrossEntropy(wanted.trained, wanted.recipe.label_smoothing, wanted.recipe.bf16)
+        history = training.train(
+            net, loss, images, wanted.recipe,
+            state_path=store.cache_dir() / "training" / f"{key}.safetensors",
+            device=device, report=lambda line: report(f"{wanted.name}: {line}"),
+        )  # fmt: skip
+    net.eval().cpu()
+    clean = {str(bits): accuracy(net.at(bits), test.floats(), test.labels) for bits in wanted.trained}
+    report(f"{wanted.name}: test accuracy " + ", ".join(f"{bits} bits {value:.4f}" for bits, value in clean.items()))
+    tensors = {name: tensor.contiguous() for name, tensor in training.network_tensors(net).items()}
+    return tensors, {
+        "name": wanted.name,
+        "entry": asdict(wanted),
+        "dataset": dataset,
+        "data_fingerprint": images.fingerprint,
+        "test_images": len(test),
+        "clean_accuracy": clean,
+        "training_seconds": round(sum(row["seconds"] for row in history), 1),
+        "final_loss": history[-1]["loss"] if history else None,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "hardware": f"{platform.machine()}, {platform.system()}" if device == "cpu" else str(device),
+        "commit": _commit(),
+        "licence": "MIT; trained on CIFAR-10 (Krizhevsky 2009)" if dataset == "cifar10" else "MIT",
+        "limits": wanted.note,
+    }
+
+
+def _commit() -> str:
+    """The commit of the checkout that trained this, or "unknown" outside of git."""
+    try:
+        folder = Path(models.__file__).parent
+        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True)
+        return done.stdout.strip() or "unknown"
+    except OSError:
+        return "unknown"
