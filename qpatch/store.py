@@ -56,6 +56,15 @@ def source_fingerprint(*sources) -> str:
     return digest.hexdigest()
 
 
+def tensors_fingerprint(tensors: dict[str, Tensor]) -> str:
+    """Hash of named tensors' bytes, so that what is made from a network changes with its weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def key(**parts) -> str:
     """The sha256 of `parts` as canonical JSON: independent of their order, tuples equal to lists.
 

@@ -96,6 +96,13 @@ def train_entry(
     return store.fetch("zoo", parts, lambda: _make(wanted, dataset, store.key(**parts), device, report))
 
 
+def ship(name: str, *, device: str | torch.device = "cpu") -> None:
+    """Train a network on CIFAR-10, unless the store holds it, and write it with its card into the package."""
+    tensors, made = train_entry(name, device=device)
+    made.pop("parts", None)
+    store.save_tensors(FOLDER / f"{name}.safetensors", tensors, made)
+
+
 def _parts(name: str | None, dataset: str) -> dict | None:
     """What the starting network is made of, down to random weights."""
     if name is None:

@@ -12,11 +12,11 @@ from qpatch.errors import one_of
 from qpatch.quant import WIDTHS, Policy
 from qpatch.training import Recipe
 
-FLOAT = Recipe(epochs=50, lr=0.15, weight_decay=1e-4, bf16=True)
-FLOAT_AGAIN = replace(FLOAT, epochs=25)
-FINE_TUNE = Recipe(epochs=6, lr=0.02, weight_decay=1e-4, warmup=0.5)
-FINE_TUNE_2 = replace(FINE_TUNE, epochs=12, lr=0.04)
-JOINT = Recipe(epochs=12, lr=0.04, weight_decay=1e-4, warmup=0.5, bf16=True)
+FLOAT = Recipe(epochs=60, lr=0.2, weight_decay=5e-4, bf16=True)
+FLOAT_AGAIN = replace(FLOAT, epochs=16)
+FINE_TUNE = Recipe(epochs=3, lr=0.02, weight_decay=1e-4, warmup=0.5)
+FINE_TUNE_2 = replace(FINE_TUNE, epochs=10, lr=0.04)
+JOINT = Recipe(epochs=8, lr=0.04, weight_decay=1e-4, warmup=0.5, bf16=True)
 
 # Papers A and B do not say how scales are found in training; learned scales are what a two-bit network needs.
 TRAINED = Policy(quantizer="symmetric", learned=True)

@@ -1,0 +1,51 @@
+"""Intervals for shares."""
+
+from __future__ import annotations
+
+import math
+
+from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
+
+from qpatch.errors import ParameterError
+
+
+def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval for a share (Wilson 1927): what the draw of `n` images leaves open.
+
+    With p = successes / n and z the normal quantile: (p + z²/2n ± z·√(p(1 − p)/n + z²/4n²)) / (1 + z²/n).
+
+    Returns:
+        (low, high) in [0, 1]; (0, 1) if n is 0, because then nothing is known.
+
+    Raises:
+        ParameterError: a count that is negative or larger than n, or a level outside (0, 1).
+    """
+    _check_level(level)
+    if not 0 <= successes <= n:
+        raise ParameterError(f"successes must lie between 0 and n = {n}, got {successes}.")
+    if n == 0:
+        return 0.0, 1.0
+    low, high = proportion_confint(successes, n, alpha=1 - level, method="wilson")
+    return max(0.0, float(low)), min(1.0, float(high))
+
+
+def student(shares: list[float], level: float = 0.95) -> tuple[float, float]:
+    """Student's t interval for the mean of a few shares, cut to [0, 1]: what the draw of the seeds leaves open.
+
+    Returns:
+        (low, high); (nan, nan) for fewer than two shares, which say nothing about their spread.
+    """
+    _check_level(level)
+    n = len(shares)
+    if n < 2:
+        return math.nan, math.nan
+    mean = sum(shares) / n
+    spread = math.sqrt(sum((share - mean) ** 2 for share in shares) / (n - 1))
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * spread / math.sqrt(n)
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ParameterError(f"the confidence level must lie between 0 and 1, got {level}.")
