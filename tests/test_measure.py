@@ -9,7 +9,8 @@ from torch import nn
 from qpatch.attacks import grey_patch, noise_patch, paste, sample_places
 from qpatch.errors import InputError, ParameterError
 from qpatch.measure import (
-    accuracy, attack_success, over_seeds, specific_rows, student, success_of, transfer_rows, wilson,
+    accuracy, attack_success, over_seeds, pixel_rows, specific_rows, student, success_of, transfer_rows, weight_distance,
+    wilson,
 )  # fmt: skip
 
 
@@ -153,3 +154,27 @@ def test_controls_sit_where_the_patches_sit():
     touched = paste(torch.zeros(4, 1, 32, 32), torch.ones(1, 6, 6), patches[32, 0].mask, places).bool()
     for batch in seen[1:]:
         assert not ((batch != images).any(dim=1, keepdim=True) & ~touched).any()
+
+
+def test_weight_distance_by_hand():
+    one, two = torch.nn.Linear(2, 1, bias=False), torch.nn.Linear(2, 1, bias=False)
+    one.weight.data, two.weight.data = torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 0.0]])
+    assert weight_distance(one, two) == {"relative": pytest.approx(0.8), "cosine": pytest.approx(0.6)}
+    with pytest.raises(InputError, match="differ in their layers"):
+        weight_distance(one, torch.nn.Linear(3, 1))
+
+
+def test_pixel_rows_count_against_each_views_own_clean_answers():
+    """The view says 1 where the mean pixel is above one half; the attack brightens half of the dark images."""
+
+    class Bright(torch.nn.Module):
+        def forward(self, x):
+            mean = x.mean((1, 2, 3))
+            return torch.stack([0.5 - mean, mean - 0.5], 1)
+
+    clean = torch.full((4, 3, 2, 2), 0.4)
+    attacked = clean.clone()
+    attacked[:2] = 0.7
+    rows = pixel_rows({32: Bright().eval()}, {(32, 0): attacked}, clean, torch.zeros(4, dtype=torch.int64), eps=0.01)
+    row = rows.iloc[0]
+    assert (row.n, row.asr, row.error_rate, row.clean_accuracy, row.asr_noise) == (4, 0.5, 0.5, 1.0, 0.0)

@@ -174,11 +174,11 @@ def test_imports_are_followed_and_data_beside_them_is_found(tmp_path, monkeypatc
     write_notebook(path, "seed = 0", ["%matplotlib inline\nimport qpatch.deep as d"], reads=["zoo/joint"])
     found = {str(source.relative_to(tmp_path)) for source in notebooks.Notebook(path).sources()}
     assert found == {"notebooks/05_deep.ipynb", "qpatch/__init__.py", "qpatch/deep/__init__.py", "qpatch/deep/leaf.py",
-                     "qpatch/late.py", "qpatch/deep/claims.yaml", "qpatch/zoo/joint.json"}
+                     "qpatch/late.py", "qpatch/deep/claims.yaml", "qpatch/zoo/joint.json", "requirements.txt"}
 
     write_notebook(path, "seed = 0", ["1"], reads=["zoo/jiont"])
     with pytest.raises(ParameterError, match="zoo/jiont"):
-        notebooks.Notebook(path).sources()
+        notebooks.Notebook(path).check_sources()
     write_notebook(path, "seed = 0", ["1"], reads=["04_gone"])
     with pytest.raises(ParameterError, match="unknown notebook read by 05_deep"):
         notebooks.discover()

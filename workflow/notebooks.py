@@ -68,8 +68,7 @@ class Notebook:
     def sources(self) -> list[Path]:
         """The files that, when edited, make this notebook run again; without the results of other notebooks.
 
-        Raises:
-            ParameterError: it declares to read something from the zoo that is not there.
+        What it declares to read from the zoo is among them also if it is not there, so that Snakemake misses it.
         """
         files = {self.path, *_closure(self.code), ROOT / "requirements.txt"}
         zoo = ROOT / "qpatch" / "zoo"
@@ -77,10 +76,18 @@ class Notebook:
             if entry.split("/")[0] == "zoo":
                 pattern = f"{entry[4:]}.*" if "/" in entry else "*"
                 found = [p for p in zoo.rglob(pattern) if p.is_file() and "__pycache__" not in p.parts]
-                if not found:
-                    raise ParameterError(f"{self.name} declares that it reads {entry!r}, which qpatch/ does not hold.")
-                files.update(found)
-        return sorted(file for file in files if file.exists())
+                files.update(found or [zoo / entry[4:]])
+        return sorted(files)
+
+    def check_sources(self) -> None:
+        """Check that all it reads is there.
+
+        Raises:
+            ParameterError: it declares to read something from the zoo that is not there.
+        """
+        for path in self.sources():
+            if not path.exists():
+                raise ParameterError(f"{self.name} declares that it reads zoo/{path.name}, which qpatch/ does not hold.")
 
 
 def discover() -> dict[str, Notebook]:

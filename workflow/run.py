@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from pathlib import Path
 
 import filelock
 import psutil
@@ -31,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not names:
             raise ParameterError("notebooks/ holds no notebook")
         for name in names:
-            profile.notebooks[name].sources()  # tells now, in one line, of something that a notebook reads in vain
+            profile.notebooks[name].check_sources()  # tells now, in one line, of something that a notebook reads in vain
         if options.list:
             return list_notebooks(profile, names)
         if options.check:
@@ -65,7 +64,7 @@ def run(profile: Profile, names: list[str], options: Namespace, started: float) 
         return 1
     problems = report(profile, names, before)
     if status and not problems:
-        problems.append(f"Snakemake failed: {_last_line(log)} (all of it: {log.relative_to(ROOT)})")
+        problems.append(f"Snakemake failed: {_last_line(log.read_text(errors='replace'))} (all of it: {log.relative_to(ROOT)})")
     if options.check and not problems:
         problems += check_tables().compare(profile, names)
     for problem in problems:
@@ -110,8 +109,8 @@ def dry_run(profile: Profile, names: list[str], options: Namespace) -> int:
     command = [*snakemake(profile, names, options), "--dry-run"]
     result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if result.returncode:
-        say(result.stdout.strip().splitlines()[-1])
-        return result.returncode
+        say(f"Snakemake failed: {_last_line(result.stdout)}")
+        return 1
     planned = dict(re.findall(r"^rule run_(\w+):.*?^ +reason: (.*?)$", result.stdout, re.MULTILINE | re.DOTALL))
     width = max(map(len, names))
     for name in names:
@@ -181,8 +180,9 @@ def _written_at(profile: Profile, name: str) -> int:
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+def _last_line(output: str) -> str:
+    """The last line that is no part of a traceback."""
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("  File ")]
     return lines[-1] if lines else "it said nothing"
 
 

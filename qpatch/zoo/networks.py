@@ -93,7 +93,11 @@ def train_entry(
         "data": images.fingerprint,
         "source": _source(),
     }
-    return store.fetch("zoo", parts, lambda: _make(wanted, dataset, store.key(**parts), device, report))
+    state = store.cache_dir() / "training" / f"{store.key(**parts)}.safetensors"
+    made = store.fetch("zoo", parts, lambda: _make(wanted, dataset, state, device, report))
+    for path in (state, state.with_suffix(".json")):
+        path.unlink(missing_ok=True)  # needed only until the network is in the store
+    return made
 
 
 def ship(name: str, *, device: str | torch.device = "cpu") -> None:
@@ -126,7 +130,7 @@ def _build(wanted: Entry) -> MultiBit:
     return MultiBit(model, wanted.bits, wanted.policy)
 
 
-def _make(wanted: Entry, dataset: str, key: str, device, report) -> tuple[dict[str, Tensor], dict]:
+def _make(wanted: Entry, dataset: str, state: Path, device, report) -> tuple[dict[str, Tensor], dict]:
     images, test = data.load(dataset, "train"), data.load(dataset, "test")
     net = _build(wanted)
     if wanted.start is not None:
@@ -139,9 +143,8 @@ def _make(wanted: Entry, dataset: str, key: str, device, report) -> tuple[dict[s
     if wanted.recipe is not None:
         loss = training.CrossEntropy(wanted.trained, wanted.recipe.label_smoothing, wanted.recipe.bf16)
         history = training.train(
-            net, loss, images, wanted.recipe,
-            state_path=store.cache_dir() / "training" / f"{key}.safetensors",
-            device=device, report=lambda line: report(f"{wanted.name}: {line}"),
+            net, loss, images, wanted.recipe, state_path=state, device=device,
+            report=lambda line: report(f"{wanted.name}: {line}"),
         )  # fmt: skip
     net.eval().cpu()
     clean = {str(bits): accuracy(net.at(bits), test.floats(), test.labels) for bits in wanted.trained}

@@ -25,6 +25,7 @@ ATTACKS = {"LaVAN": LaVAN, "GAP": GAP}
 FIT_IMAGES = 10_000  # training images that a universal patch is made on
 EVALUATION_IMAGES = {"cifar10": 1_000, "shapes": 200}  # test images of every table, class-balanced
 UNIVERSAL_STEPS, SPECIFIC_STEPS = 200, 40
+OPTIONS = {"LaVAN": {"lr": 0.1, "batch": 64}, "GAP": {"lr": 0.05, "batch": 64}}  # of universal patches
 SEEDS = 3
 STRENGTH_STEPS = (25, 50, 100, 400, 800)
 STRENGTH_SIZES = (4, 8, 10, 12)
@@ -45,6 +46,7 @@ class PatchEntry:
         steps: optimisation steps; None takes the zoo's default for the scope.
         target: class to show, or None.
         place: where it is trained to lie, see `sample_places`.
+        restarts: independent starts, of which the best is kept.
     """
 
     network: str
@@ -56,6 +58,7 @@ class PatchEntry:
     steps: int | None = None
     target: int | None = None
     place: str = "random"
+    restarts: int = 1
 
     def __post_init__(self):
         one_of(self.attack, ATTACKS, "attack")
@@ -68,7 +71,7 @@ class PatchEntry:
         if self.scope != "universal":
             name += "-specific"
         for tag, value, default in (("size", self.size, 6), ("steps", self.steps, None), ("target", self.target, None),
-                                    ("place", self.place, "random")):  # fmt: skip
+                                    ("place", self.place, "random"), ("restarts", self.restarts, 1)):  # fmt: skip
             name += "" if value == default else f"-{tag}{value}"
         return FOLDER / self.network / name
 
@@ -137,6 +140,7 @@ def shipped_entries() -> list[PatchEntry]:
     ]
     specific_gap = [PatchEntry(name, 32, "GAP", 0, "image-specific") for name in ("float", "joint")]
     strength = [PatchEntry("float", 32, attack, steps=steps) for attack in ATTACKS for steps in STRENGTH_STEPS]
+    strength += [PatchEntry("float", 32, attack, restarts=4) for attack in ATTACKS]
     sizes = [PatchEntry("float", 32, size=size) for size in STRENGTH_SIZES]
     targeted = [PatchEntry("float", 32, "GAP", target=target) for target in STRENGTH_TARGETS]
     return matrix + specific_gap + strength + sizes + targeted
@@ -161,7 +165,7 @@ def _parts(entry: PatchEntry, dataset: str, retrain: bool) -> dict:
         "data": data.load(dataset, "train").fingerprint,
         "network": store.tensors_fingerprint(weights),
         "evaluated_on": EVALUATION_IMAGES[dataset],
-        "source": store.source_fingerprint(attack_base, ATTACKS[entry.attack], _make),
+        "source": store.source_fingerprint(attack_base, ATTACKS[entry.attack], _make) + str(OPTIONS[entry.attack]),
     }
 
 
@@ -171,9 +175,11 @@ def _make(entry: PatchEntry, dataset: str, retrain: bool, progress) -> tuple[dic
     steps = entry.steps or (UNIVERSAL_STEPS if universal else SPECIFIC_STEPS)
     if dataset == "shapes":  # a smoke run shows that everything works, not how well
         steps = min(steps, 20 if universal else 5)
+    options = OPTIONS[entry.attack] if universal else {"lr": 0.1}
     attack = ATTACKS[entry.attack](
-        view, entry.size, target=entry.target, place=entry.place, steps=steps, seed=entry.seed, progress=progress
-    )
+        view, entry.size, target=entry.target, place=entry.place, steps=steps, seed=entry.seed,
+        restarts=entry.restarts, progress=progress, **options,
+    )  # fmt: skip
     origin = {"network": entry.network, "bits": entry.bits, "dataset": dataset}
     if universal:
         train = data.load(dataset, "train")
