@@ -27,15 +27,15 @@ def check_images(images: Tensor, net: nn.Module | None = None) -> Tensor:
         raise InputError(f"images must have 1 or 3 channels in dimension 1, got shape {tuple(images.shape)}{hint}.")
     if images.numel() == 0:
         raise InputError("the batch of images is empty.")
+    if net is not None:
+        device = device_of(net)
+        if device is not None and device != images.device:
+            raise InputError(f"images are on {images.device} but the network is on {device}; use images.to({str(device)!r}).")
     low, high = torch.aminmax(images.detach())
     low, high = float(low), float(high)
     if not (low >= 0 and high <= 1):  # also false for NaN
         hint = " divide by 255" if high > 2 else " clamp to [0, 1]; normalisation is the network's first layer, not yours"
         raise InputError(f"images must lie in [0, 1], got [{low:.4g}, {high:.4g}];{hint}.")
-    if net is not None:
-        device = device_of(net)
-        if device is not None and device != images.device:
-            raise InputError(f"images are on {images.device} but the network is on {device}; use images.to({str(device)!r}).")
     return images
 
 

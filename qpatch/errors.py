@@ -4,6 +4,10 @@
 class QpatchError(ValueError):
     """Base class: catch this to catch every error that qpatch raises on purpose."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What Jupyter shows in place of a traceback: the message alone, because it says what to do."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class InputError(QpatchError):
     """Images, labels, networks or arguments that do not fit the contract of a public function."""

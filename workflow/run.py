@@ -29,10 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
         names = profile.with_upstream(options.only) if options.only else list(profile.notebooks)
         if not names:
             raise ParameterError("notebooks/ holds no notebook")
-        for name in names:
-            profile.notebooks[name].check_sources()  # tells now, in one line, of something that a notebook reads in vain
         if options.list:
             return list_notebooks(profile, names)
+        for name in names:
+            profile.notebooks[name].check_sources()  # tells now, in one line, of something that a notebook reads in vain
         if options.check:
             check_tables().require_reference(profile)
         if options.dry_run:
@@ -64,7 +64,8 @@ def run(profile: Profile, names: list[str], options: Namespace, started: float) 
         return 1
     problems = report(profile, names, before)
     if status and not problems:
-        problems.append(f"Snakemake failed: {_last_line(log.read_text(errors='replace'))} (all of it: {log.relative_to(ROOT)})")
+        said = _last_line(log.read_text(errors="replace"))
+        problems.append(f"Snakemake failed: {said} (all of it: {log.relative_to(ROOT)})")
     if options.check and not problems:
         problems += check_tables().compare(profile, names)
     for problem in problems:
