@@ -262,3 +262,11 @@ def test_two_processes_that_want_the_same_make_it_once(cache, tmp_path):
         worker.join()
     assert (tmp_path / "made").read_text() == "made\n"
     assert drawn[0] == drawn[1]
+
+
+def test_tensors_fingerprint_sees_names_values_types_and_shapes_but_not_order():
+    one, two = torch.arange(4.0), torch.ones(2)
+    base = store.tensors_fingerprint({"a": one, "b": two})
+    assert base == store.tensors_fingerprint({"b": two, "a": one})
+    changed = [{"a": one + 1, "b": two}, {"a": one, "c": two}, {"a": one.view(2, 2), "b": two}, {"a": one.int(), "b": two}]
+    assert base not in [store.tensors_fingerprint(tensors) for tensors in changed]
