@@ -7,7 +7,9 @@ from torch import nn
 
 import qpatch.models  # noqa: F401
 from qpatch.errors import InputError, ParameterError
-from qpatch.quant import QUANTIZERS, MultiBit, Policy, calibrate, fake_quantize, post_training_quantize, to_integers
+from qpatch.quant import (
+    QUANTIZERS, MultiBit, Policy, calibrate, fake_quantize, isolate, post_training_quantize, to_integers,
+)  # fmt: skip
 from qpatch.quant.quantizers import LSQ, Asymmetric, BinaryConnectWeight, DoReFaWeight, PACTActivation, Symmetric
 
 
@@ -242,3 +244,17 @@ def test_errors_say_what_to_do(model, images):
 def test_to_integers_rounds_half_to_even():
     codes = to_integers(torch.tensor([0.5, 1.5, 2.5, 99.0]), torch.tensor([1.0]), 0, 15)
     assert codes.tolist() == [0, 2, 2, 15]
+
+
+def test_isolated_parts_are_what_they_say(model, images):
+    view = post_training_quantize(model, images, bits=(4,)).at(4)
+    assert torch.equal(isolate(view, "everything")(images), view(images))
+    weights, clipping = isolate(view, "weights"), isolate(view, "clipping")
+    assert torch.equal(weights.conv.weight, view.conv.weight) and torch.equal(clipping.conv.weight, model.conv.weight)
+    layer, x = view.blocks[1].conv1, torch.linspace(-1, 50, 500).view(1, 1, 1, -1)
+    assert torch.equal(weights.blocks[1].conv1.input_quantizer(x), x)
+    clipped, quantized = clipping.blocks[1].conv1.input_quantizer(x), layer.input_quantizer(x)
+    assert clipped.max() == quantized.max() and clipped.min() == quantized.min() == 0
+    assert clipped.unique().numel() > 16 >= quantized.unique().numel()
+    with pytest.raises(ParameterError, match="unknown part 'bias'"):
+        isolate(view, "bias")

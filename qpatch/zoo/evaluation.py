@@ -14,8 +14,9 @@ from qpatch import data
 from qpatch.attacks import make_mask, sample_places
 from qpatch.attacks.base import frozen
 from qpatch.measure import pixel_rows, specific_rows, transfer_rows
-from qpatch.quant import WIDTHS
+from qpatch.quant import PARTS, WIDTHS, Policy, isolate, post_training_quantize
 from qpatch.zoo.families import family, family_patches, family_specific
+from qpatch.zoo.networks import calibration_images, load
 from qpatch.zoo.patches import PatchEntry, evaluation_subset, load_patch
 
 CONTROLS = ["asr_noise", "asr_grey", "asr_photo"]
@@ -108,6 +109,27 @@ class Evaluation:
         rows = transfer_rows(views, {(32, 0): made}, self.images, self.labels, places, photos=self.photos)
         rows = rows.assign(attack=attack, control=rows[CONTROLS].max(axis=1), **choice)
         return rows.rename(columns={"asr": "value", "ci_low": "low", "ci_high": "high"})
+
+    def parts(self, attack: str = "LaVAN") -> pd.DataFrame:
+        """Float-made patches on the post-training quantized float network, taken apart by `qpatch.quant.isolate`.
+
+        Both ways to choose an activation range are compared: least squared error ("mse") and largest value ("max").
+
+        Returns:
+            The columns of `transfer_rows`, and `range` and `part`.
+        """
+        patches = {(32, seed): self.patch("float", 32, attack, seed) for seed in range(self.seeds)}
+        model = load("float", self.dataset, retrain=self.retrain).at(32)
+        low, tables = [width for width in self.bits if width != 32], []
+        for choice in ("mse", "max"):
+            net = post_training_quantize(model, calibration_images(self.train), low, Policy(range=choice))
+            for part in PARTS:
+                views = {width: isolate(net.at(width), part) for width in low}
+                rows = transfer_rows(
+                    views, patches, self.images, self.labels, self.places(), photos=self.photos
+                )
+                tables.append(rows.assign(range=choice, part=part))
+        return pd.concat(tables, ignore_index=True)
 
     def _with_origin(self, rows: pd.DataFrame, training: str, attack: str, scope: str, size: int) -> pd.DataFrame:
         origin = {"dataset": self.dataset, "model": "resnet8", "training": training, "attack": attack, "scope": scope,

@@ -100,6 +100,11 @@ def train_entry(
     return made
 
 
+def calibration_images(train: data.Dataset) -> Tensor:
+    """The training images from which every activation range of the zoo is taken: float32 in [0, 1]."""
+    return train.floats(data.balanced_subset(train, _CALIBRATION_IMAGES, seed=0))
+
+
 def ship(name: str, *, device: str | torch.device = "cpu") -> None:
     """Train a network on CIFAR-10, unless the store holds it, and write it with its card into the package."""
     tensors, made = train_entry(name, device=device)
@@ -136,9 +141,8 @@ def _make(wanted: Entry, dataset: str, state: Path, device, report) -> tuple[dic
     if wanted.start is not None:
         start = load(wanted.start, dataset, device=device, report=report)
         net = MultiBit(start.at(32).cpu(), wanted.bits, wanted.policy)
-    sample = data.balanced_subset(images, min(_CALIBRATION_IMAGES, len(images)), seed=0)
     if len(wanted.bits) > 1:
-        calibrate(net.eval(), images.floats(sample))
+        calibrate(net.eval(), calibration_images(images))
     history = []
     if wanted.recipe is not None:
         loss = training.CrossEntropy(wanted.trained, wanted.recipe.label_smoothing, wanted.recipe.bf16)
