@@ -27,6 +27,7 @@ from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
 from qpatch import zoo
+from qpatch.allocator import keep_freed_memory
 from qpatch.attacks import GAP, Patch, apply_patch, make_mask, noise_patch, sample_places, transformed
 from qpatch.data import balanced_subset, load
 from qpatch.measure import attack_success
@@ -137,6 +138,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder of patch_vs_art.csv (laptop: figures/benchmarks)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
     profile = PROFILES[arguments.profile]
     rows = compare(profile)
     table = summary(rows)

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 import qpatch
 from qpatch import parameters
+from qpatch.allocator import keep_freed_memory
 from qpatch.errors import ParameterError
 
 ROOT = Path(qpatch.__file__).parents[1]
@@ -100,6 +101,7 @@ def start(name: str, namespace: dict[str, Any]) -> Run:
     threads = int(os.environ.get("QPATCH_THREADS", 2))
     seed = values.get("seed", 0)
     make_deterministic(seed, threads)
+    keep_freed_memory()
     versions = {"python": platform.python_version(), "qpatch": qpatch.__version__}
     versions |= {package: importlib.metadata.version(package) for package in PACKAGES}
     run = Run(name, profile, values, seed, threads, folder, versions)

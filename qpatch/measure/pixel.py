@@ -21,7 +21,7 @@ def pixel_rows(
     *,
     eps: float,
     control_seed: int = 0,
-    batch: int = 500,
+    batch: int = 100,
 ) -> pd.DataFrame:
     """Every set of adversarial images on every view; the control is random noise of the same largest size.
 

@@ -35,7 +35,7 @@ class Success:
 
 
 def attack_success(
-    net: nn.Module, clean: Tensor, patched: Tensor, labels: Tensor, target: int | None = None, batch: int = 500
+    net: nn.Module, clean: Tensor, patched: Tensor, labels: Tensor, target: int | None = None, batch: int = 100
 ) -> Success:
     """The success of an attack on `net`, judged by what `net` itself says about the clean images.
 
@@ -73,7 +73,7 @@ def success_of(clean: Tensor, patched: Tensor, labels: Tensor, target: int | Non
     )
 
 
-def accuracy(net: nn.Module, images: Tensor, labels: Tensor, batch: int = 500) -> float:
+def accuracy(net: nn.Module, images: Tensor, labels: Tensor, batch: int = 100) -> float:
     """Share of the images that `net` classifies correctly, in [0, 1]."""
     check_labels(labels, len(images))
     predicted = predict(net, images, batch)
@@ -81,7 +81,7 @@ def accuracy(net: nn.Module, images: Tensor, labels: Tensor, batch: int = 500) -
 
 
 @torch.no_grad()  # and not inference mode: a view may keep tensors that it makes here and need them in an attack later
-def predict(net: nn.Module, images: Tensor, batch: int = 500) -> Tensor:
+def predict(net: nn.Module, images: Tensor, batch: int = 100) -> Tensor:
     """The predicted classes, int64 (N,).
 
     Raises:

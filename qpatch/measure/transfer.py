@@ -29,7 +29,7 @@ def transfer_rows(
     *,
     photos: tuple[Tensor, Tensor],
     control_seed: int = 0,
-    batch: int = 500,
+    batch: int = 100,
 ) -> pd.DataFrame:
     """Every universal patch on every view, with controls at the same places in the same images.
 
@@ -68,7 +68,7 @@ def specific_rows(
     target: int | None = None,
     photos: tuple[Tensor, Tensor],
     control_seed: int = 0,
-    batch: int = 500,
+    batch: int = 100,
 ) -> pd.DataFrame:
     """`transfer_rows` for image-specific patches: each image has its own pixels, and each attack its own places.
 
@@ -108,7 +108,7 @@ def control_rates(
     *,
     photos: tuple[Tensor, Tensor],
     seed: int = 0,
-    batch: int = 500,
+    batch: int = 100,
 ) -> dict[int, dict[str, float]]:
     """Per view, the success rates (asr_noise, asr_grey, asr_photo) of patches that nobody optimised.
 

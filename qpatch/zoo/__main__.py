@@ -8,6 +8,7 @@ import time
 import torch
 
 from qpatch import store
+from qpatch.allocator import keep_freed_memory
 from qpatch.errors import QpatchError, one_of
 from qpatch.zoo import networks, patches
 from qpatch.zoo.recipes import ENTRIES
@@ -21,6 +22,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of this process")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
+    keep_freed_memory()
     try:
         for name in chosen.names:
             one_of(name, ENTRIES, "zoo network")
