@@ -5,7 +5,7 @@ sizes (its default of 5 grey levels, and ours) and the better one counts. The to
 pasted by `apply_patch` at the same places in the same test images; for `asr_transformed` they are rotated and scaled
 first, as in training.
 
-    python -m benchmarks.patch_vs_art                    # CIFAR-10, the zoo's float network; about 20 minutes
+    python -m benchmarks.patch_vs_art                    # CIFAR-10, the zoo's float network; about 5 minutes
     python -m benchmarks.patch_vs_art --profile smoke    # shapes and a small network; a minute, prints only
 """
 
@@ -57,7 +57,7 @@ class Profile:
 
 PROFILES = {
     "smoke": Profile("shapes", train=320, test=100, epochs=3, seeds=1, batch=64),
-    "laptop": Profile("cifar10", train=2560, test=2000, epochs=15, seeds=3),
+    "laptop": Profile("cifar10", train=2560, test=2000, epochs=5, seeds=3),
 }
 
 
