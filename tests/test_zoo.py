@@ -123,6 +123,16 @@ def test_a_smoke_network_is_trained_once_and_kept(tmp_path, monkeypatch):
     assert not list((tmp_path / "training").glob("*")), "the resumable state of a finished training is left over"
 
 
+@pytest.mark.parametrize("retrain", [False, True])
+def test_retraining_reaches_back_to_the_first_network(retrain, monkeypatch, tmp_path):
+    """A retrained network must not start from the shipped one."""
+    monkeypatch.setenv("QPATCH_CACHE", str(tmp_path))
+    asked, start = [], networks._build(entry("float")).eval()
+    monkeypatch.setattr(networks, "load", lambda name, *args, retrain=False, **options: asked.append((name, retrain)) or start)
+    networks.train_entry("ptq", "shapes", fresh=retrain, report=lambda line: None)
+    assert asked == [("float", retrain)]
+
+
 def test_patch_keys_change_with_the_network(monkeypatch):
     wanted = zoo.PatchEntry("float", 32)
     one = patches._parts(wanted, "shapes", False)

@@ -54,7 +54,7 @@ def load(
     if dataset == "cifar10" and path.exists() and not retrain:
         tensors, _ = store.load_tensors(path)
     else:
-        tensors, _ = train_entry(name, dataset, device=device, report=report)
+        tensors, _ = train_entry(name, dataset, fresh=retrain, device=device, report=report)
     net = _build(wanted)
     training.load_network_tensors(net, tensors)
     return net.eval().to(device, memory_format=torch.channels_last)
@@ -74,10 +74,13 @@ def train_entry(
     name: str,
     dataset: str = "cifar10",
     *,
+    fresh: bool = False,
     device: str | torch.device = "cpu",
     report: Callable[[str], None] = store.say,
 ) -> tuple[dict[str, Tensor], dict]:
     """Train one zoo network, and first the one it starts from, unless the store already holds them.
+
+    With `fresh` the network that it starts from is trained here as well, even if trained weights of it ship.
 
     An interrupted training goes on from its last whole epoch.
 
@@ -93,8 +96,10 @@ def train_entry(
         "data": images.fingerprint,
         "source": _source(),
     }
+    if fresh:
+        parts["fresh"] = True  # its start may differ from the shipped one in the last digits
     state = store.cache_dir() / "training" / f"{store.key(**parts)}.safetensors"
-    made = store.fetch("zoo", parts, lambda: _make(wanted, dataset, state, device, report))
+    made = store.fetch("zoo", parts, lambda: _make(wanted, dataset, state, fresh, device, report))
     for path in (state, state.with_suffix(".json")):
         path.unlink(missing_ok=True)  # needed only until the network is in the store
     return made
@@ -135,11 +140,11 @@ def _build(wanted: Entry) -> MultiBit:
     return MultiBit(model, wanted.bits, wanted.policy)
 
 
-def _make(wanted: Entry, dataset: str, state: Path, device, report) -> tuple[dict[str, Tensor], dict]:
+def _make(wanted: Entry, dataset: str, state: Path, fresh: bool, device, report) -> tuple[dict[str, Tensor], dict]:
     images, test = data.load(dataset, "train"), data.load(dataset, "test")
     net = _build(wanted)
     if wanted.start is not None:
-        start = load(wanted.start, dataset, device=device, report=report)
+        start = load(wanted.start, dataset, retrain=fresh, device=device, report=report)
         net = MultiBit(start.at(32).cpu(), wanted.bits, wanted.policy)
     if len(wanted.bits) > 1:
         calibrate(net.eval(), calibration_images(images))
