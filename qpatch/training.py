@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qpatch.data import Dataset
-from qpatch.errors import ParameterError, StoreError
+from qpatch.errors import ParameterError, StoreError, one_of
 from qpatch.quant import MultiBit
 from qpatch.store import load_tensors, save_tensors
 
@@ -33,6 +33,7 @@ class Recipe:
         batch_size: images per step.
         lr: peak learning rate; linear warm-up over `warmup` epochs, then half a cosine down to zero.
         momentum: Nesterov momentum of SGD.
+        optimizer: "sgd" or "adam".
         weight_decay: on convolution and linear weights only, not on BatchNorm, biases or quantizer scales.
         warmup: epochs of linear warm-up.
         crop: zero padding of the random crop, in pixels; 0 switches it off.
@@ -54,6 +55,10 @@ class Recipe:
     label_smoothing: float = 0.0
     bf16: bool = False
     seed: int = 0
+    optimizer: str = "sgd"
+
+    def __post_init__(self):
+        one_of(self.optimizer, ("sgd", "adam"), "optimizer")
 
 
 class Batch(NamedTuple):
@@ -184,10 +189,12 @@ class _Batches:
             yield Batch(images, self.labels[chosen].to(self.device))
 
 
-def _optimizer(net: MultiBit, recipe: Recipe) -> torch.optim.SGD:
+def _optimizer(net: MultiBit, recipe: Recipe) -> torch.optim.Optimizer:
     weights = [p for p in net.parameters() if p.dim() > 1]
     others = [p for p in net.parameters() if p.dim() <= 1]
     groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=recipe.lr)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
 
 
@@ -222,8 +229,9 @@ def load_network_tensors(net: nn.Module, tensors: dict[str, Tensor]) -> None:
 def _keep(net, optimizer, recipe, history, path: Path) -> None:
     tensors = {f"net.{name}": tensor.contiguous() for name, tensor in network_tensors(net).items()}
     for index, state in optimizer.state_dict()["state"].items():
-        if state["momentum_buffer"] is not None:
-            tensors[f"momentum.{index}"] = state["momentum_buffer"].contiguous()
+        for name, value in state.items():  # SGD: momentum_buffer; Adam: step, exp_avg, exp_avg_sq
+            if value is not None:
+                tensors[f"optimizer.{index}.{name}"] = value.contiguous()
     save_tensors(path, tensors, {"recipe": asdict(recipe), "history": history})
 
 
@@ -239,8 +247,9 @@ def _resume(net, optimizer, recipe, path: Path | None) -> list[dict]:
         return []
     load_network_tensors(net, {name[4:]: tensor for name, tensor in tensors.items() if name.startswith("net.")})
     packed = optimizer.state_dict()
-    packed["state"] = {
-        int(name[9:]): {"momentum_buffer": tensor} for name, tensor in tensors.items() if name.startswith("momentum.")
-    }
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, field = name.split(".")
+            packed["state"].setdefault(int(index), {})[field] = tensor
     optimizer.load_state_dict(packed)
     return card["history"]

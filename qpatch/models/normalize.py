@@ -1,5 +1,7 @@
 """Normalisation as layer 0, so that every network takes images in [0, 1]."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -21,3 +23,23 @@ class Normalize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
+
+
+def absorb_normalization(model: nn.Module, first_conv: str = "conv", first_norm: str = "bn") -> nn.Module:
+    """A copy whose first convolution takes plain [0, 1] images: mean and std go into its weights and its BatchNorm.
+
+    Exact everywhere but at the border: zero padding then means black, where it meant the mean colour. So a network
+    that was trained with normalisation needs a few epochs of fine-tuning afterwards.
+
+    Args:
+        model: a network with a `normalize` layer, followed by a convolution without bias and a BatchNorm.
+        first_conv, first_norm: names of these two.
+    """
+    model = copy.deepcopy(model)
+    layer, conv, norm = model.normalize, getattr(model, first_conv), getattr(model, first_norm)
+    with torch.no_grad():
+        conv.weight /= layer.std
+        norm.running_mean += (conv.weight * layer.mean).sum((1, 2, 3))
+        layer.mean.zero_()
+        layer.std.fill_(1)
+    return model

@@ -22,10 +22,11 @@ class VGG(nn.Module):
     Args:
         depth: 11 or 16.
         num_classes: number of logits.
+        width: channel multiplier.
         mean, std: of the normalisation layer, per channel, for images in [0, 1].
     """
 
-    def __init__(self, depth: int = 11, num_classes: int = 10, mean=CIFAR10_MEAN, std=CIFAR10_STD):
+    def __init__(self, depth: int = 11, num_classes: int = 10, width: float = 1, mean=CIFAR10_MEAN, std=CIFAR10_STD):
         super().__init__()
         self.normalize = Normalize(mean, std)
         layers, channels = [], 3
@@ -33,8 +34,10 @@ class VGG(nn.Module):
             if step == "M":
                 layers.append(nn.MaxPool2d(2))
             else:
-                layers += [nn.Conv2d(channels, step, 3, padding=1, bias=False), nn.BatchNorm2d(step), nn.ReLU()]
-                channels = step
+                following = int(step * width)
+                conv = nn.Conv2d(channels, following, 3, padding=1, bias=False)
+                layers += [conv, nn.BatchNorm2d(following), nn.ReLU()]
+                channels = following
         self.features = nn.Sequential(*layers)
         self.fc = nn.Linear(channels, num_classes)
         self.num_classes = num_classes
@@ -99,6 +102,7 @@ class CoffeeDSCNN(nn.Module):
 
 
 register("qpatch_vgg11", partial(VGG, 11), (3, 32, 32))
+register("qpatch_vgg11_quarter", partial(VGG, 11, width=0.25), (3, 32, 32))
 register("qpatch_vgg16", partial(VGG, 16), (3, 32, 32))
 register("qpatch_coffee_cnn", CoffeeCNN, (3, 224, 224))
 register("qpatch_coffee_dscnn", CoffeeDSCNN, (3, 224, 224))

@@ -117,5 +117,6 @@ class ResNetCIFAR(nn.Module):
 
 
 register("qpatch_resnet8", ResNet8, (3, 32, 32))
+register("qpatch_resnet8_plain", partial(ResNet8, mean=(0.0,) * 3, std=(1.0,) * 3), (3, 32, 32))  # paper C's inputs
 register("qpatch_resnet20", partial(ResNetCIFAR, 20), (3, 32, 32))
 register("qpatch_resnet56", partial(ResNetCIFAR, 56), (3, 32, 32))

@@ -15,11 +15,17 @@ from torch import Tensor
 import qpatch.models  # noqa: F401  (registers our networks with timm)
 from qpatch import data, models, quant, store, training
 from qpatch.measure.success import accuracy
+from qpatch.models.normalize import absorb_normalization
 from qpatch.quant import MultiBit, calibrate
+from qpatch.zoo.losses import make_loss
 from qpatch.zoo.recipes import ENTRIES, Entry, entry
 
 FOLDER = Path(__file__).parent / "checkpoints"
 _CALIBRATION_IMAGES = 500
+_LICENCES = {
+    "cifar10": "MIT; trained on CIFAR-10 (Krizhevsky 2009)",
+    "coffee": "MIT; trained on coffee leaves (Esgario et al. 2020, BRACOL, CC BY 4.0)",
+}
 
 
 def shipped() -> tuple[str, ...]:
@@ -29,7 +35,7 @@ def shipped() -> tuple[str, ...]:
 
 def load(
     name: str,
-    dataset: str = "cifar10",
+    dataset: str | None = None,
     *,
     retrain: bool = False,
     device: str | torch.device = "cpu",
@@ -39,7 +45,8 @@ def load(
 
     Args:
         name: one of `ENTRIES`.
-        dataset: "cifar10" (shipped) or "shapes" (small networks trained on the spot, for smoke runs).
+        dataset: None for the one it was trained on (shipped), or "shapes" in place of CIFAR-10 (small networks
+            trained on the spot, for smoke runs).
         retrain: train from scratch even if trained weights ship; the result is kept in the store.
         device: where the network goes.
         report: gets progress lines while training.
@@ -51,10 +58,10 @@ def load(
     """
     wanted = entry(name, dataset)
     path = FOLDER / f"{name}.safetensors"
-    if dataset == "cifar10" and path.exists() and not retrain:
+    if wanted.dataset != "shapes" and path.exists() and not retrain:
         tensors, _ = store.load_tensors(path)
     else:
-        tensors, _ = train_entry(name, dataset, fresh=retrain, device=device, report=report)
+        tensors, _ = train_entry(name, wanted.dataset, fresh=retrain, device=device, report=report)
     net = _build(wanted)
     training.load_network_tensors(net, tensors)
     return net.eval().to(device, memory_format=torch.channels_last)
@@ -72,7 +79,7 @@ def card(name: str) -> dict:
 
 def train_entry(
     name: str,
-    dataset: str = "cifar10",
+    dataset: str | None = None,
     *,
     fresh: bool = False,
     device: str | torch.device = "cpu",
@@ -88,6 +95,7 @@ def train_entry(
         tensors and card, as `store.fetch` gives them.
     """
     wanted = entry(name, dataset)
+    dataset = wanted.dataset
     images = data.load(dataset, "train")
     parts = {
         "name": name,
@@ -126,17 +134,19 @@ def _parts(name: str | None, dataset: str) -> dict | None:
 
 
 def _source() -> str:
-    from qpatch.models import resnet
+    from qpatch.models import mobilenet, plain, resnet
     from qpatch.quant import calibrate as calibrate_function
     from qpatch.quant import multibit, quantizers, ste
 
-    return store.source_fingerprint(resnet, multibit, quantizers, ste, calibrate_function, training.train)
+    return store.source_fingerprint(
+        mobilenet, plain, resnet, multibit, quantizers, ste, calibrate_function, training.train
+    )
 
 
 def _build(wanted: Entry) -> MultiBit:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(wanted.init_seed)
-        model = timm.create_model(wanted.model)
+        model = timm.create_model(wanted.model, num_classes=wanted.classes)
     return MultiBit(model, wanted.bits, wanted.policy)
 
 
@@ -145,12 +155,16 @@ def _make(wanted: Entry, dataset: str, state: Path, fresh: bool, device, report)
     net = _build(wanted)
     if wanted.start is not None:
         start = load(wanted.start, dataset, retrain=fresh, device=device, report=report)
-        net = MultiBit(start.at(32).cpu(), wanted.bits, wanted.policy)
+        model = start.at(32).cpu()
+        if wanted.model != entry(wanted.start).model:
+            model = absorb_normalization(model)
+        net = MultiBit(model, wanted.bits, wanted.policy)
     if len(wanted.bits) > 1:
         calibrate(net.eval(), calibration_images(images))
     history = []
     if wanted.recipe is not None:
-        loss = training.CrossEntropy(wanted.trained, wanted.recipe.label_smoothing, wanted.recipe.bf16)
+        others = lambda name: load(name, dataset, retrain=fresh, device=device, report=report)  # noqa: E731
+        loss = make_loss(wanted, others)
         history = training.train(
             net, loss, images, wanted.recipe, state_path=state, device=device,
             report=lambda line: report(f"{wanted.name}: {line}"),
@@ -172,7 +186,7 @@ def _make(wanted: Entry, dataset: str, state: Path, fresh: bool, device, report)
         "threads": torch.get_num_threads(),
         "hardware": f"{platform.machine()}, {platform.system()}" if device == "cpu" else str(device),
         "commit": _commit(),
-        "licence": "MIT; trained on CIFAR-10 (Krizhevsky 2009)" if dataset == "cifar10" else "MIT",
+        "licence": _LICENCES.get(dataset, "MIT"),
         "limits": wanted.note,
     }
 

@@ -2,13 +2,17 @@
 
 The float network is trained from a seed. `qat-b` is fine-tuned from it at one width; `indep-b` the same from another
 float network of another seed; `joint` trains all widths at once, from the float network as well.
+
+Paper C's networks are float networks that are quantized on the spot by `qpatch.quant.tflite`: `tiny` (ResNet-8 on
+plain [0, 1] images), its defended versions `tiny-…`, two networks of other kinds that ensemble adversarial training
+takes its attacks from, and the coffee-leaf networks.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from qpatch.errors import one_of
+from qpatch.errors import ParameterError, one_of
 from qpatch.quant import WIDTHS, Policy
 from qpatch.training import Recipe
 
@@ -17,6 +21,11 @@ FLOAT_AGAIN = replace(FLOAT, epochs=16)
 FINE_TUNE = Recipe(epochs=3, lr=0.02, weight_decay=1e-4, warmup=0.5)
 FINE_TUNE_2 = replace(FINE_TUNE, epochs=10, lr=0.04)
 JOINT = Recipe(epochs=8, lr=0.04, weight_decay=1e-4, warmup=0.5, bf16=True)
+TINY = Recipe(epochs=10, lr=0.05, weight_decay=2e-4, warmup=0.5, bf16=True)
+DEFENDED = Recipe(epochs=8, lr=0.02, weight_decay=1e-4, warmup=0.25, bf16=True)
+DISTILLED = Recipe(epochs=20, lr=0.1, weight_decay=2e-4, bf16=True)
+AUXILIARY = Recipe(epochs=10, lr=0.1, weight_decay=5e-4, bf16=True)
+COFFEE = Recipe(epochs=60, batch_size=32, lr=1e-3, warmup=2, crop=16, weight_decay=1e-4, optimizer="adam")
 
 # Papers A and B do not say how scales are found in training; learned scales are what a two-bit network needs.
 TRAINED = Policy(quantizer="symmetric", learned=True)
@@ -37,6 +46,8 @@ class Entry:
         policy: how it is quantized.
         note: what limits it, for the card.
         model: timm name.
+        dataset: what it is trained on.
+        defense: what is trained against, one of `qpatch.zoo.losses.LOSSES`; "none" is plain cross-entropy.
     """
 
     name: str
@@ -48,6 +59,13 @@ class Entry:
     policy: Policy = TRAINED
     note: str = ""
     model: str = "qpatch_resnet8"
+    dataset: str = "cifar10"
+    defense: str = "none"
+
+    @property
+    def classes(self) -> int:
+        """Number of logits."""
+        return 5 if self.dataset == "coffee" else 10
 
 
 def _entries() -> dict[str, Entry]:
@@ -75,20 +93,74 @@ def _entries() -> dict[str, Entry]:
             "the others pay for it; BatchNorm is switched per width.",
         )  # fmt: skip
     )
-    return {entry.name: entry for entry in entries}
+    return {entry.name: entry for entry in entries + _paper_c(size_limit)}
+
+
+def _paper_c(size_limit: str) -> list[Entry]:
+    """The networks of David and Goliath; its training budgets are 50 epochs (distillation 200), ours are on the card."""
+    plain = "qpatch_resnet8_plain"
+    entries = [
+        Entry("tiny", (32,), (32,), TINY, "float", note=size_limit, model=plain),
+        Entry("aux-vgg", (32,), (32,), AUXILIARY, init_seed=11, model="qpatch_vgg11_quarter"),
+        Entry("aux-resnet20", (32,), (32,), AUXILIARY, init_seed=12, model="qpatch_resnet20"),
+    ]
+    for defense, recipe, start in (
+        ("pgd", DEFENDED, "tiny"), ("sinkhorn", DEFENDED, "tiny"), ("ensemble", DEFENDED, "tiny"),
+        ("distilled", DISTILLED, None),
+    ):  # fmt: skip
+        entries.append(Entry(f"tiny-{defense}", (32,), (32,), recipe, start, 13, model=plain, defense=defense))
+    cnn, leaves = "qpatch_coffee_cnn", "coffee"
+    entries += [
+        Entry("coffee-cnn", (32,), (32,), COFFEE, init_seed=14, model=cnn, dataset=leaves),
+        Entry("coffee-dscnn", (32,), (32,), COFFEE, init_seed=15, model="qpatch_coffee_dscnn", dataset=leaves),
+        Entry("coffee-cnn-pgd", (32,), (32,), replace(COFFEE, epochs=20, lr=3e-4), "coffee-cnn", model=cnn,
+              dataset=leaves, defense="pgd"),
+        Entry("coffee-cnn-sinkhorn", (32,), (32,), replace(COFFEE, epochs=20, lr=3e-4), "coffee-cnn", model=cnn,
+              dataset=leaves, defense="sinkhorn"),
+        Entry("coffee-cnn-ensemble", (32,), (32,), replace(COFFEE, epochs=20, lr=3e-4), "coffee-cnn", model=cnn,
+              dataset=leaves, defense="ensemble"),
+        Entry("coffee-cnn-distilled", (32,), (32,), COFFEE, init_seed=16, model=cnn, dataset=leaves, defense="distilled"),
+    ]  # fmt: skip
+    return entries + _policies(plain)
+
+
+def _policies(model: str) -> list[Entry]:
+    """`tiny` fine-tuned under other quantization policies, for paper C's open question C-OQ1."""
+    tunes = {8: replace(FINE_TUNE, epochs=2), 4: FINE_TUNE, 2: replace(FINE_TUNE, epochs=5, lr=0.04)}
+    entries = []
+    for quantizer in ("symmetric", "asymmetric", "dorefa", "pact", "lsq"):
+        policy = Policy(quantizer, learned=quantizer in ("lsq", "pact"), range="max" if quantizer == "asymmetric" else "mse")
+        for bits, tune in tunes.items():
+            if bits > 2 or quantizer == "lsq":
+                if quantizer in ("dorefa", "pact"):  # their weights start far from the float ones
+                    tune = replace(tune, epochs=5, lr=0.05)
+                entries.append(Entry(f"tiny-{quantizer}-{bits}", (32, bits), (bits,), tune, "tiny", policy=policy, model=model))
+    binary = Policy("binaryconnect", first_last=None)
+    note = "Binary weights in every layer, the first and the last included; float activations."
+    return [*entries, Entry("tiny-binaryconnect", (32, 1), (1,), replace(FINE_TUNE, epochs=6, lr=0.05), "tiny",
+                            policy=binary, note=note, model=model)]  # fmt: skip
 
 
 ENTRIES = _entries()
+NOT_SHIPPED = ("aux-vgg", "aux-resnet20")  # needed only to train `tiny-ensemble` again
 
 
-def entry(name: str, dataset: str = "cifar10") -> Entry:
+def entry(name: str, dataset: str | None = None) -> Entry:
     """The zoo entry `name`; on `shapes` with a recipe of a few epochs, for smoke runs and tests.
 
+    Args:
+        name: of the network.
+        dataset: None takes the network's own.
+
     Raises:
-        ParameterError: no such network.
+        ParameterError: no such network, or one that does not fit the data set.
     """
     found = ENTRIES[one_of(name, ENTRIES, "zoo network")]
-    if dataset == "shapes" and found.recipe is not None:
-        epochs = 6 if found.start is None else 2
-        found = replace(found, recipe=replace(found.recipe, epochs=epochs, batch_size=64))
-    return found
+    if dataset in (None, found.dataset):
+        return found
+    if dataset != "shapes" or found.dataset != "cifar10":
+        raise ParameterError(f"the network {name} is trained on {found.dataset}, not on {dataset}.")
+    recipe = found.recipe
+    if recipe is not None:
+        recipe = replace(recipe, epochs=6 if found.start is None else 2, batch_size=64)
+    return replace(found, recipe=recipe, dataset="shapes")

@@ -1,0 +1,12 @@
+"""Defenses, one per file. A train-time defense is a loss for `qpatch.training.train`."""
+
+from qpatch.defenses.adversarial_training import AdversarialTraining
+from qpatch.defenses.distillation import Distillation
+from qpatch.defenses.ensemble import EnsembleAdversarialTraining
+from qpatch.defenses.inner import linf_pgd
+from qpatch.defenses.sinkhorn import SinkhornTraining, sinkhorn_divergence
+
+__all__ = [
+    "AdversarialTraining", "Distillation", "EnsembleAdversarialTraining", "SinkhornTraining", "linf_pgd",
+    "sinkhorn_divergence",
+]  # fmt: skip
