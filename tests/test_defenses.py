@@ -10,10 +10,11 @@ from torch import nn
 
 from qpatch import data
 from qpatch.defenses import (
-    AdversarialTraining, Distillation, EnsembleAdversarialTraining, SinkhornTraining, linf_pgd, sinkhorn_divergence,
+    AdversarialTraining, Distillation, EnsembleAdversarialTraining, QuantizationShiftTraining, SinkhornTraining, linf_pgd,
+    sinkhorn_divergence,
 )  # fmt: skip
 from qpatch.errors import InputError, ParameterError
-from qpatch.quant import MultiBit
+from qpatch.quant import MultiBit, calibrate
 from qpatch.training import Batch, Recipe, train
 from qpatch.zoo.losses import LOSSES, make_loss
 from qpatch.zoo.recipes import entry
@@ -156,6 +157,16 @@ def test_sinkhorn_training_adds_the_divergence(net, batch):
     clean, hard = net.at(32)(batch.images), net.at(32)(attacked)
     expected = F.cross_entropy(hard, batch.labels) + sinkhorn_divergence(clean.softmax(1), hard.softmax(1))
     assert torch.allclose(defense(net, batch, 2), expected, rtol=1e-4)
+
+
+def test_shift_training_attacks_the_float_view_and_trains_another(batch):
+    torch.manual_seed(0)
+    net = calibrate(MultiBit(Small(), (32, 3)).eval(), batch.images)
+    defense = QuantizationShiftTraining(eps=0.03, step=0.01, iterations=3, widths=(3,))
+    attacked = AdversarialTraining(eps=0.03, step=0.01, iterations=3).attack(net.at(32), batch, 5)
+    assert torch.allclose(defense(net, batch, 5), F.cross_entropy(net.at(3)(attacked), batch.labels))
+    drawn = {float(QuantizationShiftTraining(eps=0.03, widths=(32, 3))(net, batch, step).detach()) for step in range(12)}
+    assert len(drawn) > 2
 
 
 @pytest.mark.parametrize("name", ["tiny-pgd", "tiny-sinkhorn", "tiny-ensemble", "tiny-distilled"])

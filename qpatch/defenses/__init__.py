@@ -4,9 +4,10 @@ from qpatch.defenses.adversarial_training import AdversarialTraining
 from qpatch.defenses.distillation import Distillation
 from qpatch.defenses.ensemble import EnsembleAdversarialTraining
 from qpatch.defenses.inner import linf_pgd
+from qpatch.defenses.quantization_shift import QuantizationShiftTraining
 from qpatch.defenses.sinkhorn import SinkhornTraining, sinkhorn_divergence
 
 __all__ = [
-    "AdversarialTraining", "Distillation", "EnsembleAdversarialTraining", "SinkhornTraining", "linf_pgd",
-    "sinkhorn_divergence",
+    "AdversarialTraining", "Distillation", "EnsembleAdversarialTraining", "QuantizationShiftTraining",
+    "SinkhornTraining", "linf_pgd", "sinkhorn_divergence",
 ]  # fmt: skip

@@ -39,7 +39,7 @@ def _than(condition: Condition, unit: str) -> str:
     times = f"{than['times']:g} × " if "times" in than else ""
     where = ", ".join(f"{column} {value}" for column, value in than.get("where", {}).items())
     tail = f" {'+' if shift > 0 else '−'} {_gap(abs(shift), unit)}" if shift else ""
-    return f"{times}{than.get('column', condition.column)} at {where}{tail}"
+    return f"{times}{than.get('column', condition.column)}{' at ' + where if where else ''}{tail}"
 
 
 def _gap(value: float, unit: str) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from qpatch.defenses import AdversarialTraining, Distillation, EnsembleAdversarialTraining, SinkhornTraining
+from qpatch.defenses import (
+    AdversarialTraining, Distillation, EnsembleAdversarialTraining, QuantizationShiftTraining, SinkhornTraining,
+)  # fmt: skip
 from qpatch.errors import one_of
 from qpatch.quant import MultiBit
 from qpatch.training import CrossEntropy, Loss
 from qpatch.zoo.recipes import Entry
 
-LOSSES = ("none", "pgd", "sinkhorn", "ensemble", "distilled")
+LOSSES = ("none", "pgd", "sinkhorn", "ensemble", "distilled", "shift")
 _UNDEFENDED = {"cifar10": "tiny", "shapes": "tiny", "coffee": "coffee-cnn"}
-_STATIC = {"cifar10": ("aux-vgg", "aux-resnet20"), "shapes": ("aux-vgg",), "coffee": ("coffee-dscnn",)}
+_STATIC = {"cifar10": ("aux-vgg", "float-s1"), "shapes": ("float-s1",), "coffee": ("coffee-dscnn",)}
 
 
 def make_loss(wanted: Entry, load: Callable[[str], MultiBit]) -> Loss:
@@ -28,6 +30,8 @@ def make_loss(wanted: Entry, load: Callable[[str], MultiBit]) -> Loss:
         return AdversarialTraining(bf16=recipe.bf16, seed=recipe.seed)
     if kind == "sinkhorn":
         return SinkhornTraining(bf16=recipe.bf16, seed=recipe.seed)
+    if kind == "shift":
+        return QuantizationShiftTraining(bf16=recipe.bf16, seed=recipe.seed, widths=wanted.trained)
     if kind == "ensemble":
         static = tuple(load(name).at(32) for name in _STATIC[wanted.dataset])
         return EnsembleAdversarialTraining(static, bf16=recipe.bf16, seed=recipe.seed)
