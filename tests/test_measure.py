@@ -9,8 +9,8 @@ from torch import nn
 from qpatch.attacks import grey_patch, noise_patch, paste, sample_places
 from qpatch.errors import InputError, ParameterError
 from qpatch.measure import (
-    accuracy, attack_success, over_seeds, pixel_rows, specific_rows, student, success_of, transfer_rows, weight_distance,
-    wilson,
+    accuracy, attack_success, median_ratio, over_seeds, pixel_rows, specific_rows, student, success_of, transfer_rows,
+    weight_distance, wilson,
 )  # fmt: skip
 
 
@@ -178,3 +178,24 @@ def test_pixel_rows_count_against_each_views_own_clean_answers():
     rows = pixel_rows({32: Bright().eval()}, {(32, 0): attacked}, clean, torch.zeros(4, dtype=torch.int64), eps=0.01)
     row = rows.iloc[0]
     assert (row.n, row.asr, row.error_rate, row.clean_accuracy, row.asr_noise) == (4, 0.5, 0.5, 1.0, 0.0)
+
+def test_median_ratio_pairs_images_and_leaves_out_what_has_no_distance():
+    values = torch.tensor([2.0, 6.0, 8.0, float("inf"), 3.0, float("nan")])
+    reference = torch.tensor([1.0, 2.0, 2.0, 1.0, 0.0, 1.0])
+    found = median_ratio(values, reference)
+    assert found["n"] == 3 and found["ratio"] == 3.0 and 2.0 <= found["ratio_low"] <= 3.0 <= found["ratio_high"] <= 4.0
+
+
+def test_median_ratio_of_equal_distances_is_one_without_spread():
+    ones = torch.rand(50, generator=torch.Generator().manual_seed(0)) + 1
+    assert median_ratio(ones, ones) == {"ratio": 1.0, "ratio_low": 1.0, "ratio_high": 1.0, "n": 50}
+
+
+def test_median_ratio_narrows_with_more_images():
+    def width(n):
+        generator = torch.Generator().manual_seed(1)
+        found = median_ratio(torch.rand(n, generator=generator) + 1, torch.ones(n))
+        return found["ratio_high"] - found["ratio_low"]
+
+    assert width(1000) < width(100) < width(10)
+    assert math.isnan(median_ratio(torch.zeros(3), torch.ones(3))["ratio"])

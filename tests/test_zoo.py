@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 
 import pandas as pd
 import pytest
@@ -17,11 +18,22 @@ SHIPPED = zoo.shipped()
 
 
 @pytest.fixture(scope="module")
-def cifar_test():
-    try:
-        return data.load("cifar10", "test")
-    except DataError as error:
-        pytest.skip(f"CIFAR-10 is not to be had: {error}")
+def test_splits():
+    """Data set → its test split, loaded once; the test is skipped where the data are not to be had."""
+
+    @cache
+    def load(name: str) -> data.Dataset:
+        try:
+            return data.load(name, "test")
+        except DataError as error:
+            pytest.skip(f"{name} is not to be had: {error}")
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def cifar_test(test_splits):
+    return test_splits("cifar10")
 
 
 def test_everything_that_should_ship_ships():
@@ -38,14 +50,14 @@ def test_the_zoo_stays_small_and_without_pickles():
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_card_tells_all_and_its_accuracy_is_measured_again(name, cifar_test):
+def test_the_card_tells_all_and_its_accuracy_is_measured_again(name, test_splits):
     card = zoo.card(name)
     for field in ("entry", "data_fingerprint", "commit", "hardware", "torch", "training_seconds", "licence", "limits"):
         assert field in card, f"the card of {name} lacks {field}"
     assert card["entry"] == json.loads(json.dumps(networks.asdict(entry(name)))), "trained with another recipe"
     net = zoo.load(name)
-    chosen = data.balanced_subset(cifar_test, 2000)
-    images, labels = cifar_test.take(chosen)
+    test = test_splits(card["dataset"])
+    images, labels = test.take(data.balanced_subset(test, 2000) if len(test) > 2000 else slice(None))
     for bits, expected in card["clean_accuracy"].items():
         measured = measure.accuracy(net.at(int(bits)), images, labels)
         assert abs(measured - expected) < 0.025, f"{name} at {bits} bits: card {expected}, measured {measured}"
