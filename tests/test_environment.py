@@ -73,7 +73,8 @@ def test_lock_is_complete_on(system, platform, python):
 
 def test_missing_pins_are_found(tmp_path):
     file = tmp_path / "requirements.txt"
-    file.write_text(f"# pins\nnot-there==1.0\npytest==0.1\npackaging=={metadata.version('packaging')}  # tests\n")
+    elsewhere = 'not-here-either==1.0; sys_platform == "nowhere"'
+    file.write_text(f"# pins\nnot-there==1.0\n{elsewhere}\npytest==0.1\npackaging=={metadata.version('packaging')}  # tests\n")
     assert environment.missing(file) == ["not-there==1.0", "pytest==0.1"]
 
 

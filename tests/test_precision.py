@@ -27,7 +27,7 @@ def test_rows_count_what_rounding_takes_away():
     images[2:] = 0.6
     labels = torch.tensor([0, 0, 1, 0])  # the last one is wrong when clean
     pushed = images + torch.tensor([0.15, 0.02, -0.15, 0.0]).view(4, 1, 1, 1)
-    rows = precision_rows({"float": Mean().eval(), "coarse": Mean(2).eval()}, {"here": pushed}, images, labels, eps=0.02)
+    rows = precision_rows({"float": Mean().eval(), "coarse": Mean(2).eval()}, {("here", 0.02): pushed}, images, labels)
     rows = rows.set_index("precision")
     assert rows.n["float"] == 3 and rows.asr["float"] == pytest.approx(2 / 3)
     assert rows.accuracy["float"] == pytest.approx(1 / 4) and rows.images["float"] == 4
@@ -39,12 +39,12 @@ def test_rows_count_what_rounding_takes_away():
 
 def test_the_noise_control_has_the_size_of_the_attack():
     images = torch.full((2, 3, 8, 8), 0.5)
-    rows = precision_rows({"float": Mean().eval()}, {"here": images}, images, torch.zeros(2, dtype=torch.long), eps=0.3)
-    again = precision_rows({"float": Mean().eval()}, {"here": images}, images, torch.zeros(2, dtype=torch.long), eps=0.3)
+    rows = precision_rows({"float": Mean().eval()}, {("here", 0.3): images}, images, torch.zeros(2, dtype=torch.long))
+    again = precision_rows({"float": Mean().eval()}, {("here", 0.3): images}, images, torch.zeros(2, dtype=torch.long))
     assert rows.equals(again) and rows.asr.item() == 0
 
 
 def test_other_shapes_are_refused():
     images, labels = torch.rand(2, 3, 8, 8), torch.zeros(2, dtype=torch.long)
     with pytest.raises(InputError, match="attacked on twin"):
-        precision_rows({"float": Mean().eval()}, {"twin": images[:1]}, images, labels, eps=0.1)
+        precision_rows({"float": Mean().eval()}, {("twin", 0.1): images[:1]}, images, labels)

@@ -133,7 +133,7 @@ def test_pact_gradient_of_alpha_counts_clipped_values():
     quantizer.calibrate(torch.tensor([0.0, 1.0]))
     quantizer.scale.data.fill_(0.1)  # α = 1.5
     quantizer(torch.tensor([0.4, 2.0, 3.0])).sum().backward()
-    assert quantizer.scale.grad.item() == pytest.approx(2 * 15)  # d α / d scale = 15, two values are clipped
+    assert quantizer.scale.grad.item() == pytest.approx(2 / 15)  # two values are clipped; a step of scale is 1/15 of α's
 
 
 def test_binaryconnect_has_two_values_and_a_clipped_gradient():

@@ -1,4 +1,4 @@
-"""Does this interpreter have the pinned packages? Exit status 0 if so. Needs the standard library alone."""
+"""Does this interpreter have the pinned packages? Exit status 0 if so. Starts with the standard library alone."""
 
 from __future__ import annotations
 
@@ -10,9 +10,18 @@ UNFINISHED = ".installing"  # run_all.sh leaves this file in an environment unti
 
 
 def missing(requirements: Path) -> list[str]:
-    """The pins of a requirements file that this interpreter does not fulfil; a local version (+cpu) is ignored."""
-    lines = [line.split("#")[0].split(";")[0].strip() for line in requirements.read_text().splitlines()]
-    return [pin for pin in lines if pin and _installed(pin.split("==")[0]) != pin.split("==")[1]]
+    """The pins of a requirements file that this interpreter does not fulfil; a local version (+cpu) is ignored.
+
+    Pins whose environment marker leaves this platform out are not asked for.
+    """
+    try:
+        from packaging.markers import Marker
+    except ImportError:
+        return ["packaging"]  # one of the pins; without it the others cannot be read
+    lines = [line.split("#")[0].strip() for line in requirements.read_text().splitlines()]
+    parts = [line.partition(";") for line in lines if line]
+    pins = [pin.strip() for pin, _, marker in parts if not marker or Marker(marker.strip()).evaluate()]
+    return [pin for pin in pins if _installed(pin.split("==")[0]) != pin.split("==")[1]]
 
 
 def _installed(package: str) -> str | None:

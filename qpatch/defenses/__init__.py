@@ -1,13 +1,17 @@
-"""Defenses, one per file. A train-time defense is a loss for `qpatch.training.train`."""
+"""Defenses, one per file. A train-time defense is a loss for `qpatch.training.train`; an input defense cleans images."""
 
 from qpatch.defenses.adversarial_training import AdversarialTraining
 from qpatch.defenses.distillation import Distillation
 from qpatch.defenses.ensemble import EnsembleAdversarialTraining
+from qpatch.defenses.feature_squeezing import FeatureSqueezing
 from qpatch.defenses.inner import linf_pgd
+from qpatch.defenses.input import Defended
+from qpatch.defenses.jpeg import JPEG
+from qpatch.defenses.pixel_defend import PixelDefend
 from qpatch.defenses.quantization_shift import QuantizationShiftTraining
 from qpatch.defenses.sinkhorn import SinkhornTraining, sinkhorn_divergence
 
 __all__ = [
-    "AdversarialTraining", "Distillation", "EnsembleAdversarialTraining", "QuantizationShiftTraining",
-    "SinkhornTraining", "linf_pgd", "sinkhorn_divergence",
+    "AdversarialTraining", "Defended", "Distillation", "EnsembleAdversarialTraining", "FeatureSqueezing", "JPEG",
+    "PixelDefend", "QuantizationShiftTraining", "SinkhornTraining", "linf_pgd", "sinkhorn_divergence",
 ]  # fmt: skip

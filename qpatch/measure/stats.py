@@ -30,7 +30,8 @@ def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]
     if n == 0:
         return 0.0, 1.0
     low, high = proportion_confint(successes, n, alpha=1 - level, method="wilson")
-    return max(0.0, float(low)), min(1.0, float(high))
+    share = successes / n  # at 0 and 1 the formula ends a last digit beside the share itself
+    return max(0.0, min(float(low), share)), min(1.0, max(float(high), share))
 
 
 def student(shares: list[float], level: float = 0.95) -> tuple[float, float]:

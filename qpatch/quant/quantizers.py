@@ -199,7 +199,8 @@ class DoReFaActivation(Quantizer):
 class PACTActivation(Quantizer):
     """PACT activations (Choi et al. 2018, equations 1–3): clipped to [0, α] with a learned α, 2^b − 1 steps.
 
-    `scale` holds α / (2^b − 1). Its gradient is PACT's: 1 per clipped value for α, nothing elsewhere.
+    `scale` holds α / (2^b − 1). The gradient of α is PACT's: 1 per clipped value, nothing elsewhere. That of `scale`
+    is the gradient of α divided by 2^b − 1, so that a step of SGD on `scale` moves α as a step on α itself would.
     """
 
     def __init__(self, bits: int, channels: int | None, ste: str = "clipped", range: str = "mse", learned: bool = True):
@@ -207,7 +208,8 @@ class PACTActivation(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         low, high = self.limits
-        alpha = self.scale * high
+        share = high**-2
+        alpha = high * (share * self.scale + (1 - share) * self.scale.detach())
         bottom = -alpha if low < 0 else torch.zeros_like(alpha)
         clipped = torch.maximum(torch.minimum(x, alpha), bottom)  # autograd gives α its gradient here
         return fake_quantize(clipped, self.scale.detach(), low, high, ste="identity")

@@ -92,7 +92,8 @@ def pool_seeds(rows: pd.DataFrame, column: str, interval: Sequence[str] | None =
         limits = [wilson(value * count, count) for value, count in zip(values, counts)]
     down = fmean(value - low for value, (low, _) in zip(values, limits))
     up = fmean(high - value for value, (_, high) in zip(values, limits))
-    bounds = (0.0, 1.0) if counts else (-inf, inf)
+    shares = counts and all(0 <= value <= 1 for triple in zip(values, *zip(*limits)) for value in triple)
+    bounds = (0.0, 1.0) if shares else (-inf, inf)
     return Estimate(fmean(values), down, up, sum(counts), dict(zip(seeds, values)), bounds)
 
 

@@ -31,6 +31,9 @@ COFFEE = Recipe(epochs=60, batch_size=32, lr=1e-3, warmup=2, crop=16, weight_dec
 TRAINED = Policy(quantizer="symmetric", learned=True)
 CALIBRATED = Policy(quantizer="symmetric", learned=False)
 
+# paper C's train-time defenses by their names in tables, and the zoo network under each
+DEFENDED_BY = {"PGD": "tiny-pgd", "distillation": "tiny-distilled", "ensemble": "tiny-ensemble", "Sinkhorn": "tiny-sinkhorn"}
+
 
 @dataclass(frozen=True)
 class Entry:
