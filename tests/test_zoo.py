@@ -105,7 +105,7 @@ def test_unknown_names_are_answered_with_the_nearest():
         zoo.load("joind")
     with pytest.raises(ParameterError, match="unknown attack"):
         zoo.PatchEntry("float", 32, "LAVAN")
-    with pytest.raises(ParameterError, match="unknown data set"):
+    with pytest.raises(ParameterError, match="unknown data set for the network float"):
         zoo.load("float", "cifar100")
 
 

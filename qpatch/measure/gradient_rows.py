@@ -70,7 +70,7 @@ def partners(labels: Tensor, same_class: bool, seed: int = 0) -> Tensor:
 
 
 def bootstrap(values: Tensor, statistic: Callable = np.mean, seed: int = 0) -> tuple[float, float, float]:
-    """A statistic over images with its 95 % percentile interval from 2,000 resamples of the images: value, low, high."""
+    """A statistic over images with its 95 % percentile interval from 2,000 resamples of them: value, low, high."""
     data = np.asarray(values, dtype=float)
     if len(data) == 0:
         return math.nan, math.nan, math.nan
@@ -78,7 +78,8 @@ def bootstrap(values: Tensor, statistic: Callable = np.mean, seed: int = 0) -> t
     if np.ptp(data) == 0:
         return value, value, value
     found = stats.bootstrap((data,), statistic, n_resamples=2000, method="percentile", rng=np.random.default_rng(seed))
-    return value, *map(float, found.confidence_interval)
+    low, high = map(float, found.confidence_interval)
+    return value, min(low, value), max(high, value)
 
 
 def summarize(differences: Tensor, reference: Tensor, seed: int = 0) -> dict[str, float]:
@@ -120,7 +121,9 @@ def step_rows(
     )  # fmt: skip
 
 
-def alignment_rows(reference: Tensor, others: Mapping[str | int, Tensor], labels: Tensor, seed: int = 0) -> pd.DataFrame:
+def alignment_rows(
+    reference: Tensor, others: Mapping[str | int, Tensor], labels: Tensor, seed: int = 0
+) -> pd.DataFrame:
     """Mean cosine per image between a reference's gradients and those of other networks.
 
     Two nulls use gradients of *different* images, one of the reference, the other of the network: of one class, and of

@@ -86,7 +86,8 @@ def off_grid(images: Tensor, generator: torch.Generator, step: float = 1 / 255) 
 
 
 def central_differences(
-    net: nn.Module, images: Tensor, labels: Tensor, at: Tensor, step: float, score: str = "cross-entropy", batch: int = 400
+    net: nn.Module, images: Tensor, labels: Tensor, at: Tensor, step: float, score: str = "cross-entropy",
+    batch: int = 400,
 ) -> Tensor:  # fmt: skip
     """(score(x + step) − score(x − step)) / distance, one value of one image at a time.
 

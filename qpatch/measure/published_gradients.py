@@ -7,7 +7,7 @@ loss(x − 1e-5)) / 2e-5 for every value x of an image, and counts the zeros. Th
   result towards zero: 5 becomes 5 and 4, −5 becomes −4 and −5, 0 stays 0. One side moves by a whole input step or none
   does, and the difference is divided by 2e-5 all the same.
 - *loss*: Keras' categorical cross-entropy of the network's output as it is. It divides the output by its sum over the
-  classes and cuts it to [1e-7, 1 − 1e-7] (Keras' backend, read in its source). An integer network's output are raw codes;
+  classes and cuts it to [1e-7, 1 − 1e-7] (read in the source of Keras' backend). An integer network gives raw codes;
   those of int8, −128 to 127, sum to about −1024 over ten classes, so the "probability" is 0.125 − 0.25·p.
 - *mean*: for the float network the loss is the mean over 1,000 images, of which one value of one image is moved.
 """
@@ -30,7 +30,7 @@ LOSSES = ("dequantized", "as it is")
 
 @dataclass(frozen=True)
 class Grid:
-    """Input and output grid of paper C's files: real = scale · (code − zero); `low` and `high` are the input's codes."""
+    """Input and output grid of paper C's files: real = scale · (code − zero); `low` and `high` bound the codes."""
 
     scale: float
     zero: int
@@ -69,8 +69,8 @@ class Gridded(nn.Module):
     def __init__(self, net: nn.Module, precision: str = "int8", inputs: bool = True, outputs: bool = True,
                  logit_step: float | None = None):  # fmt: skip
         super().__init__()
-        self.net, self.precision, self.inputs, self.outputs = net, one_of(precision, GRIDS, "precision"), inputs, outputs
-        self.grid, self.logit_step = GRIDS[precision], logit_step
+        self.net, self.precision = net, one_of(precision, GRIDS, "precision")
+        self.grid, self.inputs, self.outputs, self.logit_step = GRIDS[precision], inputs, outputs, logit_step
         self.train(net.training)
 
     def received(self, images: Tensor) -> Tensor:

@@ -47,11 +47,11 @@ def slices(frame: pd.DataFrame, zooms: Sequence[float], marks: Mapping[str, floa
     return fig
 
 
-def step_curves(frame: pd.DataFrame, marks: Mapping[str, float], *, panel: str | None = None, title: str = "") -> Figure:
-    """Zeros (upper row) and sizes (lower row) of central differences against their step, on logarithmic axes.
+def step_curves(frame: pd.DataFrame, marks: Mapping[str, float], *, title: str = "") -> Figure:
+    """Zeros (above) and sizes (below) of central differences against their step, on logarithmic axes.
 
     Args:
-        frame: rows of `qpatch.measure.step_rows` with a column network, and `panel` if given.
+        frame: rows of `qpatch.measure.step_rows` with a column network.
         marks: name → step in [0, 1] units, drawn as dotted lines with their names.
 
     Raises:
@@ -59,48 +59,42 @@ def step_curves(frame: pd.DataFrame, marks: Mapping[str, float], *, panel: str |
     """
     if frame.empty:
         raise InputError("there are no rows to draw.")
-    panels = list(frame[panel].drop_duplicates()) if panel else [None]
-    size = (3.9 * len(panels) + 0.6, 5.2)
-    fig, axes = plt.subplots(2, len(panels), figsize=size, squeeze=False, sharex=True, sharey="row")
-    order = {network: number for number, network in enumerate(frame["network"].drop_duplicates())}
-    for column, name in enumerate(panels):
-        part = frame if name is None else frame[frame[panel] == name]
-        if name is not None:
-            axes[0, column].set_title(str(name), pad=34)
-        for network, rows in part.groupby("network", sort=False):
-            look = {"color": SERIES[order[network]], "marker": _MARKERS[order[network]], "markersize": 4.5,
-                    "linewidth": 1.4, "elinewidth": 1, "capsize": 2, "label": network}  # fmt: skip
-            for ax, (value, low, high) in zip(axes[:, column], (("value", "low", "high"), ("ratio", "ratio_low", "ratio_high"))):
-                there = rows.dropna(subset=[value]).sort_values("step")
-                spread = [(there[value] - there[low]).clip(lower=0), (there[high] - there[value]).clip(lower=0)]
-                ax.errorbar(there["step"], there[value], yerr=spread, **look)
-        axes[1, column].axhline(1, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        for ax, text in zip(axes[:, column], (True, False)):
-            for label, step in marks.items():
-                ax.axvline(step, color=SOFT, linewidth=0.9, linestyle=(0, (1, 2)), zorder=0)
-                if text:
-                    ax.annotate(label, (step, 1.02), xycoords=("data", "axes fraction"), rotation=40, fontsize=7,
-                                color=SOFT, annotation_clip=False)  # fmt: skip
-        axes[1, column].set_xlabel("step of the difference, in [0, 1] image units")
-    axes[0, 0].set_xscale("log")
-    axes[1, 0].set_yscale("log")
-    axes[0, 0].set_ylim(-0.03, 1.03)
-    axes[0, 0].yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
-    axes[0, 0].set_ylabel("differences that are zero")
-    axes[1, 0].set_ylabel("size of the others ÷ float gradient")
-    handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels())}
-    fig.legend(handles.values(), handles, ncols=len(handles), loc="outside lower left", fontsize=7.5, columnspacing=1.2)
+    fig, axes = plt.subplots(2, 1, figsize=(5.6, 5.2), sharex=True)
+    limits = ("value", "low", "high"), ("ratio", "ratio_low", "ratio_high")
+    for number, (network, rows) in enumerate(frame.groupby("network", sort=False)):
+        for ax, (value, low, high) in zip(axes, limits):
+            there = rows.dropna(subset=[value]).sort_values("step")
+            ax.errorbar(there["step"], there[value], yerr=[there[value] - there[low], there[high] - there[value]],
+                        color=SERIES[number], marker=_MARKERS[number], markersize=4.5, linewidth=1.4, elinewidth=1,
+                        capsize=2, label=network)  # fmt: skip
+    for label, step in marks.items():
+        for ax in axes:
+            ax.axvline(step, color=SOFT, linewidth=0.9, linestyle=(0, (1, 2)), zorder=0)
+        axes[0].annotate(label, (step, 1.02), xycoords=("data", "axes fraction"), rotation=40, fontsize=7, color=SOFT,
+                         annotation_clip=False)  # fmt: skip
+    axes[1].axhline(1, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+    axes[1].set_xlabel("step of the difference, in [0, 1] image units")
+    axes[0].set_xscale("log")
+    axes[1].set_yscale("log")
+    axes[0].set_ylim(-0.03, 1.03)
+    axes[0].yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+    axes[0].set_ylabel("differences that are zero")
+    axes[1].set_ylabel("size of the others\n÷ float gradient")
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, ncols=len(labels), loc="outside lower left", fontsize=7.5, columnspacing=1.2)
     if title:
         fig.suptitle(title, x=0.01, ha="left")
     return fig
 
 
-def angle_curves(frame: pd.DataFrame, *, ceiling: Mapping[str, tuple[float, float]], bound: float, title: str = "") -> Figure:
+def angle_curves(
+    frame: pd.DataFrame, *, yardstick: Mapping[str, tuple[float, float]], bound: float, title: str = ""
+) -> Figure:
     """Cosine with the float network's gradient against the bit-width: a line per family, a panel per method.
 
     Args:
         frame: rows of `qpatch.measure.alignment_rows` with columns method, family and bits; the nulls are drawn dotted.
-        ceiling: method → lowest and highest cosine between float networks of different seeds, drawn as a grey band.
+        yardstick: method → lowest and highest cosine between float networks of different seeds, drawn as a grey band.
         bound: a cosine at which a dashed line stands.
 
     Raises:
@@ -117,8 +111,9 @@ def angle_curves(frame: pd.DataFrame, *, ceiling: Mapping[str, tuple[float, floa
             spread = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
             ax.errorbar(rows["bits"], rows["value"], yerr=spread, color=color, marker=_MARKERS[number], markersize=5,
                         linewidth=1.4, elinewidth=1, capsize=2, label=family)  # fmt: skip
-            ax.plot(rows["bits"], rows[["null_class", "null_other"]].max(axis=1), color=color, linestyle=":", linewidth=1.2)
-        ax.axhspan(*ceiling[method], color=SOFT, alpha=0.3, linewidth=1.5)
+            null = rows[["null_class", "null_other"]].max(axis=1)
+            ax.plot(rows["bits"], null, color=color, linestyle=":", linewidth=1.2)
+        ax.axhspan(*yardstick[method], color=SOFT, alpha=0.3, linewidth=1.5)
         ax.axhline(bound, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         ax.set_xscale("log")
         ticks = sorted(frame["bits"].unique())
@@ -129,7 +124,8 @@ def angle_curves(frame: pd.DataFrame, *, ceiling: Mapping[str, tuple[float, floa
     axes[0, 0].set_ylabel("cosine with the float gradient")
     axes[0, 0].set_ylim(-0.1, 1.05)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    handles += [plt.Rectangle((0, 0), 1, 1, color=SOFT, alpha=0.3, linewidth=0), plt.Line2D([], [], color=SOFT, linestyle=":"),
+    handles += [plt.Rectangle((0, 0), 1, 1, color=SOFT, alpha=0.3, linewidth=0),
+                plt.Line2D([], [], color=SOFT, linestyle=":"),
                 plt.Line2D([], [], color=INK, linewidth=1, linestyle=(0, (4, 3)))]  # fmt: skip
     labels += ["float networks of two seeds", "other images (null)", "45°"]
     fig.legend(handles, labels, ncols=len(labels), loc="outside lower left", fontsize=7.5, columnspacing=1.2)

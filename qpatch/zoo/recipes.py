@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from qpatch.errors import ParameterError, one_of
+from qpatch.errors import one_of
 from qpatch.quant import WIDTHS, Policy
 from qpatch.training import Recipe
 
@@ -156,10 +156,9 @@ def entry(name: str, dataset: str | None = None) -> Entry:
         ParameterError: no such network, or one that does not fit the data set.
     """
     found = ENTRIES[one_of(name, ENTRIES, "zoo network")]
-    if dataset in (None, found.dataset):
+    fitting = (found.dataset, "shapes") if found.dataset == "cifar10" else (found.dataset,)
+    if dataset is None or one_of(dataset, fitting, f"data set for the network {name}") == found.dataset:
         return found
-    if dataset != "shapes" or found.dataset != "cifar10":
-        raise ParameterError(f"the network {name} is trained on {found.dataset}, not on {dataset}.")
     recipe = found.recipe
     if recipe is not None:
         recipe = replace(recipe, epochs=6 if found.start is None else 2, batch_size=64)
