@@ -25,7 +25,7 @@ from qpatch.measure.stats import median_ratio
 from qpatch.measure.success import predict
 from qpatch.quant import Policy, post_training_quantize
 from qpatch.zoo import networks
-from qpatch.zoo.deployed import deploy
+from qpatch.zoo.deployed import PRECISIONS, deploy
 from qpatch.zoo.patches import evaluation_subset
 from qpatch.zoo.recipes import DEFENDED_BY
 
@@ -99,10 +99,9 @@ def ship(defense: str) -> None:
 def success_rows(defense: str, run: dict[str, Tensor], dataset: str) -> pd.DataFrame:
     """Rows of `measure.precision_rows` for every source, size and precision of a run, with the defense's name."""
     found: dict[str, dict] = {}
-    for key, classes in run.items():
-        source, size, precision = (key.split("|") + [""] * 2)[:3]
-        if precision and source != "distance":
-            found.setdefault(precision, {})[source, float(size)] = classes
+    for source, size, precision in sorted((key.split("|") for key in run if "|" in key), key=_rank):
+        if source != "distance":
+            found.setdefault(precision, {})[source, float(size)] = run[f"{source}|{size}|{precision}"]
     rows = [
         {"precision": precision, **row}
         for precision, classes in found.items()
@@ -115,12 +114,18 @@ def distance_rows(runs: dict[str, dict[str, Tensor]], dataset: str, seed: int = 
     """One row per defense, precision and direction: the median distance, and the paired ratio to the undefended network."""
     rows = []
     for defense, run in runs.items():
-        for key in run:
-            if key.startswith("distance|"):
-                _, directions, precision = key.split("|")
+        for kind, directions, precision in sorted((key.split("|") for key in run if "|" in key), key=_rank):
+            if kind == "distance":
+                key = f"{kind}|{directions}|{precision}"
                 rows.append({"defense": defense, "precision": precision, "directions": directions, "dataset": dataset,
                              "distance": float(run[key].nanmedian()), **median_ratio(run[key], runs["none"][key], seed)})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _rank(key: list[str]) -> tuple:
+    """The order of rows: a tensor file keeps none."""
+    source, middle, precision = key
+    return (*PRECISIONS, FOUR_BITS).index(precision), source, middle
 
 
 def _path(defense: str) -> Path:
