@@ -154,17 +154,28 @@ def test_a_defended_network_is_the_network_of_the_cleaned_images():
     assert not defended.training
 
 
-def test_the_gradient_passes_the_defense_as_the_identity():
-    """BPDA by hand: for w · z² with z = defense(x), the gradient at x is 2 w z."""
+class Squares(nn.Module):
+    def forward(self, x):
+        return (x**2).flatten(1).sum(1, keepdim=True)
 
-    class Squares(nn.Module):
-        def forward(self, x):
-            return (x**2).flatten(1).sum(1, keepdim=True)
 
+def test_the_gradient_passes_a_defense_as_the_identity():
+    """BPDA by hand: for Σ z² with z = defense(x), the gradient at x is 2 z."""
     images = random_images(2, 3, 8, 8).requires_grad_()
-    defense = FeatureSqueezing(2, 2)
+    defense = JPEG(30)
     gradient = torch.autograd.grad(Defended(Squares(), defense)(images).sum(), images)[0]
-    torch.testing.assert_close(gradient, 2 * defense(images.detach()))
+    assert torch.equal(gradient, 2 * defense(images.detach()))
+
+
+def test_the_gradient_passes_feature_squeezing_as_a_mean_over_its_window():
+    """A pixel is in the windows of itself and of its neighbours to the right and below, with weight 1/4 each."""
+    images = random_images(1, 1, 5, 5).requires_grad_()
+    defense = FeatureSqueezing(2, 2)
+    gradient = torch.autograd.grad(Defended(Squares(), defense)(images).sum(), images)[0][0, 0]
+    inner = 2 * defense(images.detach())[0, 0]
+    assert gradient[2, 2] == pytest.approx(float(inner[2:4, 2:4].mean()))
+    assert gradient[4, 4] == pytest.approx(float(inner[4, 4]) / 4)  # no neighbours there
+    assert defense.approximation(images).shape == images.shape == FeatureSqueezing(4, 6).approximation(images).shape
 
 
 def test_the_defense_gets_what_an_integer_network_received():

@@ -1,4 +1,4 @@
-"""What input defenses share: a defended network is a network, and its gradient passes the defense by as the identity."""
+"""What input defenses share: a defended network is a network, with a gradient for the attacker who knows the defense."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ InputDefense = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) in [0, 1] → cleaned images of the same form; the labels are not known to it."""
 
 
-class _Identity(torch.autograd.Function):
-    """Forward the defended images, backward the gradient as if nothing had been done to them."""
+class _Instead(torch.autograd.Function):
+    """Forward the defended images, backward the gradient as if they were the approximation."""
 
     @staticmethod
-    def forward(context, images: Tensor, defended: Tensor) -> Tensor:
+    def forward(context, approximation: Tensor, defended: Tensor) -> Tensor:
         return defended.clone()
 
     @staticmethod
@@ -30,9 +30,11 @@ class Defended(nn.Module):
     """net(defense(x)), for attacks and tables as any other network.
 
     The defense is given what the network would have received: an integer network brings images to its own input
-    lattice first, and a microcontroller can only clean what it has. The gradient is BPDA's (Athalye et al. 2018,
-    section 4.1) with g(x) = x: ∂ net(defense(x)) / ∂x := ∂ net(z) / ∂z at z = defense(x). So an adaptive attacker
-    needs no more than `torchattacks.PGD(Defended(net, defense))`.
+    lattice first, and a microcontroller can only clean what it has.
+
+    The gradient is BPDA's (Athalye et al. 2018, section 4.1): forward the defense D itself, backward a differentiable
+    g in its place, ∂ net(D(x)) / ∂x := ∂ net(z) / ∂z · ∂g / ∂x at z = D(x). g is `defense.approximation` where there
+    is one, else the identity. So an adaptive attacker needs no more than `torchattacks.PGD(Defended(net, defense))`.
 
     Args:
         net: classifier of images in [0, 1].
@@ -62,4 +64,5 @@ class Defended(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """What the network says of the cleaned images: (N, classes)."""
-        return self.net(_Identity.apply(images, self.received(images)))
+        approximation = getattr(self.defense, "approximation", lambda x: x)
+        return self.net(_Instead.apply(approximation(images), self.received(images)))

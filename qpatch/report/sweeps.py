@@ -16,7 +16,9 @@ from qpatch.report import claims
 from qpatch.report.style import INK, SERIES, SOFT
 
 LATTICE = 255  # steps of an int8 input over the image range [0, 1]
-_MARKERS = ("o", "s", "^", "D", "v", "P")
+_LOOKS = {"float": (SERIES[0], "o"), "int8": (SERIES[1], "s"), "int16": (SERIES[2], "^")}  # the same in all figures
+_CONTROL = (SERIES[3], "D")
+_SOLID = ("float", "int8")  # the others lie on one of these, and must not hide it
 
 
 def steps_moved(epsilon: float) -> int:
@@ -52,7 +54,7 @@ def predicted_levels(curve: pd.DataFrame) -> pd.DataFrame:
 
 
 def published_rows() -> pd.DataFrame:
-    """The authors' transfer table in the form of ours: a row per task, ε and view, Wilson intervals for 1,000 images."""
+    """The authors' transfer table in our form: a row per task, ε and view, Wilson intervals for 1,000 images."""
     table = claims.published("C-pgd-transfer").rename(columns={"dataset": "task", "float32": "float"})
     rows = table.melt(["task", "epsilon"], var_name="view", value_name="accuracy").assign(n=1000)
     limits = [wilson(share * n, n) for share, n in zip(rows["accuracy"], rows["n"])]
@@ -72,7 +74,7 @@ def accuracy_curves(
 
     Args:
         frame: one row per point with epsilon, view, accuracy, ci_low, ci_high and `panel`.
-        views: the views to draw, in the order of their colours.
+        views: the views to draw.
         published: rows with the same columns, drawn as hollow points in the colour of their view.
         levels: panel → (from ε, to ε, accuracy) of plateaus that were predicted, drawn as thin grey bars.
 
@@ -91,12 +93,13 @@ def accuracy_curves(
             ax.axvline(edge, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         for first, last, level in (levels or {}).get(name, ()):
             ax.plot([first, last], [level, level], color=SOFT, linewidth=5, alpha=0.35, solid_capstyle="butt", zorder=0)
-        for number, view in enumerate(views):
-            _curve(ax, rows[rows["view"] == view], view, number)
+        for view in views:
+            _curve(ax, rows[rows["view"] == view], view)
             if published is not None:
                 points = published[(published[panel] == name) & (published["view"] == view)]
-                ax.plot(points["epsilon"], points["accuracy"], linestyle="none", marker=_MARKERS[number], markersize=7,
-                        markerfacecolor="none", markeredgecolor=SERIES[number], markeredgewidth=0.9)  # fmt: skip
+                color, marker = _LOOKS.get(view, _CONTROL)
+                ax.plot(points["epsilon"], points["accuracy"], linestyle="none", marker=marker, markersize=7,
+                        markerfacecolor="none", markeredgecolor=color, markeredgewidth=0.9)  # fmt: skip
         ax.set_title(str(name), pad=16)
         ax.set_xlabel("size ε of the noise, in units of the [0, 1] range")
         ax.xaxis.set_major_locator(MultipleLocator(0.002))
@@ -115,10 +118,10 @@ def accuracy_curves(
     return fig
 
 
-def _curve(ax, rows: pd.DataFrame, view: str, number: int) -> None:
-    rows, color = rows.sort_values("epsilon"), SERIES[number]
-    line, face = ("-", color) if number < 2 else ((0, (2, 1.5)), "white")  # what lies on a curve must not hide it
-    ax.plot(rows["epsilon"], rows["accuracy"], color=color, linestyle=line, marker=_MARKERS[number], markersize=4.5,
+def _curve(ax, rows: pd.DataFrame, view: str) -> None:
+    rows, (color, marker) = rows.sort_values("epsilon"), _LOOKS.get(view, _CONTROL)
+    line, face = ("-", color) if view in _SOLID else ((0, (2, 1.5)), "white")
+    ax.plot(rows["epsilon"], rows["accuracy"], color=color, linestyle=line, marker=marker, markersize=4.5,
             markerfacecolor=face, linewidth=1.4, label=view)  # fmt: skip
     ax.fill_between(rows["epsilon"], rows["ci_low"], rows["ci_high"], color=color, alpha=0.18, linewidth=0)
 
