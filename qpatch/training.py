@@ -69,7 +69,7 @@ class Batch(NamedTuple):
 
 
 class Loss(Protocol):
-    """What a defense supplies."""
+    """What a defense supplies. It may also have `adjust_gradients(net, step)`, called before the optimizer's step."""
 
     def __call__(self, net: MultiBit, batch: Batch, step: int) -> Tensor: ...
 
@@ -131,6 +131,7 @@ def train(
     steps_per_epoch = len(dataset) // recipe.batch_size or 1
     history = _resume(net, optimizer, recipe, state_path)
     batches = _Batches(dataset, recipe, device)
+    adjust = getattr(loss, "adjust_gradients", lambda net, step: None)
     for epoch in range(len(history), recipe.epochs):
         net.train()
         started, running = time.perf_counter(), torch.zeros((), device=device)
@@ -142,6 +143,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             value = loss(net, batch, step)
             value.backward()
+            adjust(net, step)
             optimizer.step()
             running += value.detach()
         mean = float(running) / steps_per_epoch

@@ -57,14 +57,28 @@ def sample_places(
     return place.repeat(n, 1)
 
 
-def _away_from_centre(
-    n: int, size: tuple[int, int], patch: tuple[int, int], generator: torch.Generator | None
-) -> Tensor:
+def allowed_places(kind: str, image_size: int | tuple[int, int], patch_size: int | tuple[int, int]) -> Tensor:
+    """Where "random" or "away" may put a patch: bool (H − h + 1, W − w + 1), one entry per top-left corner.
+
+    Raises:
+        ParameterError: another kind. InputError: the patch does not fit, or never fits beside the centre.
+    """
+    size, patch = as_size(image_size), as_size(patch_size)
+    check_fits(patch, size)
     apart = []  # per axis: does the patch at this offset miss the central third?
     for side, length in zip(size, patch):
         offset = torch.arange(side - length + 1)
         apart.append((offset + length <= round(side / 3)) | (offset >= round(2 * side / 3)))
-    free = (apart[0][:, None] | apart[1][None]).nonzero()
-    if len(free) == 0:
+    if one_of(kind, ("random", "away"), "place with a region") == "random":
+        return torch.ones(len(apart[0]), len(apart[1]), dtype=torch.bool)
+    beside = apart[0][:, None] | apart[1][None]
+    if not bool(beside.any()):
         raise InputError(f"a {patch[0]}×{patch[1]} patch always touches the centre of a {size[0]}×{size[1]} image.")
+    return beside
+
+
+def _away_from_centre(
+    n: int, size: tuple[int, int], patch: tuple[int, int], generator: torch.Generator | None
+) -> Tensor:
+    free = allowed_places("away", size, patch).nonzero()
     return free[torch.randint(len(free), (n,), generator=generator)]

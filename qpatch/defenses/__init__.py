@@ -2,16 +2,21 @@
 
 from qpatch.defenses.adversarial_training import AdversarialTraining
 from qpatch.defenses.distillation import Distillation
+from qpatch.defenses.dwq import DoubleWinQuant, RandomPrecision
 from qpatch.defenses.ensemble import EnsembleAdversarialTraining
 from qpatch.defenses.feature_squeezing import FeatureSqueezing
 from qpatch.defenses.inner import linf_pgd
 from qpatch.defenses.input import Defended
 from qpatch.defenses.jpeg import JPEG
+from qpatch.defenses.patch_training import PatchTraining
+from qpatch.defenses.pbat import PBAT
 from qpatch.defenses.pixel_defend import PixelDefend
+from qpatch.defenses.qadt_r import QADTR, NoisyActivations
 from qpatch.defenses.quantization_shift import QuantizationShiftTraining
 from qpatch.defenses.sinkhorn import SinkhornTraining, sinkhorn_divergence
 
 __all__ = [
-    "AdversarialTraining", "Defended", "Distillation", "EnsembleAdversarialTraining", "FeatureSqueezing", "JPEG",
-    "PixelDefend", "QuantizationShiftTraining", "SinkhornTraining", "linf_pgd", "sinkhorn_divergence",
+    "AdversarialTraining", "Defended", "Distillation", "DoubleWinQuant", "EnsembleAdversarialTraining",
+    "FeatureSqueezing", "JPEG", "NoisyActivations", "PBAT", "PatchTraining", "PixelDefend", "QADTR",
+    "QuantizationShiftTraining", "RandomPrecision", "SinkhornTraining", "linf_pgd", "sinkhorn_divergence",
 ]  # fmt: skip

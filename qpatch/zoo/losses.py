@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from qpatch.defenses import (
-    AdversarialTraining, Distillation, EnsembleAdversarialTraining, QuantizationShiftTraining, SinkhornTraining,
+    PBAT, QADTR, AdversarialTraining, Distillation, DoubleWinQuant, EnsembleAdversarialTraining, PatchTraining,
+    QuantizationShiftTraining, SinkhornTraining,
 )  # fmt: skip
 from qpatch.errors import one_of
 from qpatch.quant import MultiBit
 from qpatch.training import CrossEntropy, Loss
 from qpatch.zoo.recipes import Entry
 
-LOSSES = ("none", "pgd", "sinkhorn", "ensemble", "distilled", "shift")
+# Paper B and its controls: against patches, on all widths of a joint network.
+PATCH_LOSSES = {
+    "patch-one": partial(PatchTraining, made_at="float"),
+    "patch-all": partial(PatchTraining, made_at="random"),
+    "pbat-random": partial(PBAT, location="random"),
+    "pbat-full": partial(PBAT, location="full"),
+    "dwq": DoubleWinQuant,
+    "qadtr": QADTR,
+    "qadtr-without-aqapa": partial(QADTR, made_at="float"),
+    "qadtr-without-dbwt": partial(QADTR, trained="random"),
+    "qadtr-without-gir": partial(QADTR, gir="none"),
+    "qadtr-gir-activations": partial(QADTR, gir="activations"),
+    "qadtr-gir-agreement": partial(QADTR, gir="agreement"),
+}
+LOSSES = ("none", "pgd", "sinkhorn", "ensemble", "distilled", "shift", *PATCH_LOSSES)
 _UNDEFENDED = {"cifar10": "tiny", "shapes": "tiny", "coffee": "coffee-cnn"}
 _STATIC = {"cifar10": ("aux-vgg", "float-s1"), "shapes": ("float-s1",), "coffee": ("coffee-dscnn",)}
 
@@ -32,6 +48,9 @@ def make_loss(wanted: Entry, load: Callable[[str], MultiBit]) -> Loss:
         return SinkhornTraining(bf16=recipe.bf16, seed=recipe.seed)
     if kind == "shift":
         return QuantizationShiftTraining(bf16=recipe.bf16, seed=recipe.seed, widths=wanted.trained)
+    if kind in PATCH_LOSSES:
+        fewer = {"iterations": 2} if wanted.dataset == "shapes" else {}  # a smoke run shows that everything works
+        return PATCH_LOSSES[kind](bf16=recipe.bf16, seed=recipe.seed, widths=wanted.trained, **fewer)
     if kind == "ensemble":
         static = tuple(load(name).at(32) for name in _STATIC[wanted.dataset])
         return EnsembleAdversarialTraining(static, bf16=recipe.bf16, seed=recipe.seed)

@@ -150,16 +150,31 @@ def _build(wanted: Entry) -> MultiBit:
     return MultiBit(model, wanted.bits, wanted.policy)
 
 
+def _same_views(wanted: Entry) -> bool:
+    """Does it go on from a network with the very same views, quantizers and BatchNorm of each width included?"""
+    if wanted.start is None:
+        return False
+    start = entry(wanted.start, wanted.dataset)
+    return (start.model, start.bits, start.policy) == (wanted.model, wanted.bits, wanted.policy)
+
+
+def _continued(wanted: Entry, start: MultiBit) -> MultiBit:
+    """The network before its training: the start itself, or new views of the start's float network."""
+    if _same_views(wanted):
+        return start
+    model = start.at(32)
+    if wanted.model != entry(wanted.start).model:
+        model = absorb_normalization(model)
+    return MultiBit(model, wanted.bits, wanted.policy)
+
+
 def _make(wanted: Entry, dataset: str, state: Path, fresh: bool, device, report) -> tuple[dict[str, Tensor], dict]:
     images, test = data.load(dataset, "train"), data.load(dataset, "test")
     net = _build(wanted)
     if wanted.start is not None:
         start = load(wanted.start, dataset, retrain=fresh, device=device, report=report)
-        model = start.at(32).cpu()
-        if wanted.model != entry(wanted.start).model:
-            model = absorb_normalization(model)
-        net = MultiBit(model, wanted.bits, wanted.policy)
-    if len(wanted.bits) > 1:
+        net = _continued(wanted, start.cpu())
+    if len(wanted.bits) > 1 and not _same_views(wanted):
         calibrate(net.eval(), calibration_images(images))
     history = []
     if wanted.recipe is not None:

@@ -3,6 +3,8 @@
 The float network is trained from a seed. `qat-b` is fine-tuned from it at one width; `indep-b` the same from another
 float network of another seed; `joint` trains all widths at once, from the float network as well.
 
+Paper B's defended networks go on from `joint`, see `_paper_b`.
+
 Paper C's networks are float networks that are quantized on the spot by `qpatch.quant.tflite`: `tiny` (ResNet-8 on
 plain [0, 1] images), its defended versions `tiny-…`, a small VGG that ensemble adversarial training takes attacks
 from, and the coffee-leaf networks.
@@ -25,6 +27,7 @@ TINY = Recipe(epochs=10, lr=0.05, weight_decay=2e-4, warmup=0.5, bf16=True)
 DEFENDED = Recipe(epochs=5, lr=0.02, weight_decay=1e-4, warmup=0.25, bf16=True)
 DISTILLED = Recipe(epochs=20, lr=0.1, weight_decay=2e-4, bf16=True)
 AUXILIARY = Recipe(epochs=10, lr=0.1, weight_decay=5e-4, bf16=True)
+PATCHED = Recipe(epochs=4, lr=0.02, weight_decay=1e-4, warmup=0.25, bf16=True)
 COFFEE = Recipe(epochs=60, batch_size=32, lr=1e-3, warmup=2, crop=16, weight_decay=1e-4, optimizer="adam")
 
 # Papers A and B do not say how scales are found in training; learned scales are what a two-bit network needs.
@@ -33,6 +36,13 @@ CALIBRATED = Policy(quantizer="symmetric", learned=False)
 
 # paper C's train-time defenses by their names in tables, and the zoo network under each
 DEFENDED_BY = {"PGD": "tiny-pgd", "distillation": "tiny-distilled", "ensemble": "tiny-ensemble", "Sinkhorn": "tiny-sinkhorn"}
+
+
+# paper B: defense → number of training seeds
+PATCH_DEFENSES = {
+    "patch-one": 1, "patch-all": 1, "pbat-random": 2, "pbat-full": 1, "dwq": 1, "qadtr": 2, "qadtr-without-aqapa": 1,
+    "qadtr-without-dbwt": 1, "qadtr-without-gir": 1, "qadtr-gir-activations": 1, "qadtr-gir-agreement": 1,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,7 @@ def _entries() -> dict[str, Entry]:
             "the others pay for it; BatchNorm is switched per width.",
         )  # fmt: skip
     )
-    return {entry.name: entry for entry in entries + _paper_c(size_limit)}
+    return {entry.name: entry for entry in entries + _paper_c(size_limit) + _paper_b()}
 
 
 def _paper_c(size_limit: str) -> list[Entry]:
@@ -124,6 +134,20 @@ def _paper_c(size_limit: str) -> list[Entry]:
     return entries + _policies(plain)
 
 
+def _paper_b() -> list[Entry]:
+    """PBAT, Double-Win Quant and QADT-R, whole and in parts, with their controls; each goes on from `joint`.
+
+    One width is trained per step, in all of them: so they differ in nothing but the defense.
+    """
+    note = "Fine-tuned for four epochs from `joint`, one width per step; Rao et al. train 200 epochs, Fu et al. 160."
+    entries = []
+    for name, seeds in PATCH_DEFENSES.items():
+        for seed in range(seeds):
+            tag = f"-s{seed}" if seed else ""
+            entries.append(Entry(name + tag, WIDTHS, WIDTHS, replace(PATCHED, seed=seed), "joint", note=note, defense=name))
+    return entries
+
+
 def _policies(model: str) -> list[Entry]:
     """`tiny` fine-tuned under other quantization policies, for paper C's open question C-OQ1."""
     tunes = {8: replace(FINE_TUNE, epochs=2), 4: FINE_TUNE, 2: replace(FINE_TUNE, epochs=5, lr=0.04)}
@@ -145,8 +169,8 @@ ENTRIES = _entries()
 NOT_SHIPPED = (
     "aux-vgg",  # needed only to train `tiny-ensemble` again
     # not trained yet; asking for them trains them
-    "coffee-cnn-pgd", "coffee-cnn-distilled", "tiny-symmetric-8", "tiny-asymmetric-8", "tiny-pact-4", "tiny-lsq-2",
-    "tiny-binaryconnect",
+    "patch-one", "patch-all", "pbat-random", "pbat-random-s1", "pbat-full", "dwq", "qadtr", "qadtr-s1",
+    "qadtr-without-aqapa", "qadtr-without-dbwt", "qadtr-without-gir", "qadtr-gir-activations", "qadtr-gir-agreement",
 )  # fmt: skip
 
 

@@ -1,0 +1,118 @@
+"""Seen and unseen patches, defined once for all defenses.
+
+A defense of papers A and B has trained with patches of one size, under one rule of place, untargeted, and (but for
+A-QAPA) made at one width: the setting "seen". Every other setting changes one of these, and "all" changes them all.
+
+| kind    | size | place  | target    | made at            |
+|---------|------|--------|-----------|--------------------|
+| seen    | 6    | away   | none      | float              |
+| width   | 6    | away   | none      | another width      |
+| size 8  | 8    | away   | none      | float              |
+| size 10 | 10   | away   | none      | float              |
+| place   | 6    | center | none      | float              |
+| target  | 6    | away   | class 3   | float              |
+| all     | 10   | center | class 3   | another width      |
+
+The other attack is a column of its own: patches in training are plain image-specific ones, LaVAN's way; GAP adds
+rotation and scale, and both are made here as universal patches, on images that are not the judged ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import nn
+
+from qpatch.attacks import GAP, LaVAN
+from qpatch.defenses import NoisyActivations, RandomPrecision
+from qpatch.errors import one_of
+from qpatch.quant import WIDTHS
+from qpatch.zoo.networks import load
+from qpatch.zoo.recipes import entry
+
+ATTACKS = {"LaVAN": LaVAN, "GAP": GAP}
+MEAN = "mean"
+"""The source of a patch that was made on all widths: every image of every step meets a width drawn at random."""
+
+
+class Setting(NamedTuple):
+    """What a patch is like: side in pixels, rule of place, target class or None."""
+
+    size: int = 6
+    place: str = "away"
+    target: int | None = None
+
+
+SETTINGS = {
+    "seen": Setting(), "size 8": Setting(size=8), "size 10": Setting(size=10), "place": Setting(place="center"),
+    "target": Setting(target=3), "all": Setting(10, "center", 3),
+}  # fmt: skip
+KINDS = ("seen", "width", "size 8", "size 10", "place", "target", "all")
+OTHER_WIDTH = 4  # at which the surrogate makes the patches of "all"
+SURROGATE = "joint"  # undefended, and what every defended network was trained on from: the strongest one for a transfer
+SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One universal patch.
+
+    Attributes:
+        attack: one of `ATTACKS`.
+        setting: one of `SETTINGS`.
+        source: the width of the view that it is made on, as text, or `MEAN`.
+        seed: of the attack.
+    """
+
+    attack: str
+    setting: str
+    source: str
+    seed: int
+
+    def __post_init__(self):
+        one_of(self.attack, ATTACKS, "attack")
+        one_of(self.setting, SETTINGS, "setting")
+        one_of(self.source, (*map(str, WIDTHS), MEAN), "source")
+
+    @property
+    def kind(self) -> str:
+        """The row of the module's table; patches made on all widths count under their setting."""
+        return "width" if self.setting == "seen" and self.source not in ("32", MEAN) else self.setting
+
+
+def own_shots(seeds: int = SEEDS) -> list[Shot]:
+    """Patches made on the defended network itself: seen ones at every width and on all, unseen ones on all widths."""
+    made_at = {"seen": (*map(str, WIDTHS), MEAN)}
+    return _shots({name: made_at.get(name, (MEAN,)) for name in SETTINGS}, seeds)
+
+
+def surrogate_shots(seeds: int = SEEDS) -> list[Shot]:
+    """Patches made on the undefended network, as in papers A and B: on its float view, or at another width."""
+    made_at = {"seen": (*map(str, WIDTHS), MEAN), "all": (str(OTHER_WIDTH),)}
+    return _shots({name: made_at.get(name, ("32",)) for name in SETTINGS}, seeds)
+
+
+def deployed_views(network: str, dataset: str = "cifar10", retrain: bool = False) -> dict[int, nn.Module]:
+    """Width → network as it is deployed: GIR's second reading keeps its noise at inference."""
+    net, wanted = load(network, dataset, retrain=retrain), entry(network, dataset)
+    views = {width: net.at(width) for width in net.bits}
+    if wanted.defense == "qadtr-gir-activations":
+        return {width: NoisyActivations(view, seed=width) for width, view in views.items()}
+    return views
+
+
+def attacked_view(views: Mapping[int, nn.Module], source: str, seed: int = 0) -> nn.Module:
+    """The network that a patch is made on: one view, or all of them by turns."""
+    return RandomPrecision(views, seed) if source == MEAN else views[int(source)]
+
+
+def _shots(made_at: Mapping[str, Iterable[str]], seeds: int) -> list[Shot]:
+    return [
+        Shot(attack, setting, source, seed)
+        for setting, sources in made_at.items()
+        for attack in ATTACKS
+        for source in sources
+        for seed in range(seeds)
+    ]
