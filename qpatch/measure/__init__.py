@@ -1,5 +1,6 @@
 """Measuring: accuracy, attack success, and transfer between bit-widths."""
 
+from qpatch.measure.alignment import layer_gradients, pairwise_alignment, shared_direction, symmetric
 from qpatch.measure.attack_rows import attack_rows, distance_row
 from qpatch.measure.distortion import distortion, kept
 from qpatch.measure.defended import cleaned, defended_predictions, defended_rows
@@ -27,17 +28,22 @@ from qpatch.measure.gradients import (
     sample_values,
 )
 from qpatch.measure.integers import deployed_rows, proof_rows
+from qpatch.measure.pairs import OUTCOMES, explain, explained_rows, of_end, transfer_pairs
 from qpatch.measure.pixel import pixel_rows
+from qpatch.measure.place_map import centrality, map_agreement, place_grid, place_hits, place_means, place_saliency
 from qpatch.measure.precision import precision_rows
 from qpatch.measure.published_gradients import Gridded, keras_cross_entropy, script_differences
 from qpatch.measure.stats import median_ratio, student, wilson
 from qpatch.measure.success import Success, accuracy, attack_success, predict, success_of
 from qpatch.measure.transfer import over_seeds, specific_rows, transfer_rows
+from qpatch.measure.visibility import Look, total_variation, visibility, visibility_rows
 from qpatch.measure.weights import weight_distance
 
 __all__ = [
+    "OUTCOMES",
     "SCORES",
     "Gridded",
+    "Look",
     "Share",
     "Success",
     "accuracy",
@@ -46,6 +52,7 @@ __all__ = [
     "attack_success",
     "bootstrap",
     "central_differences",
+    "centrality",
     "cleaned",
     "defended_predictions",
     "defended_rows",
@@ -54,17 +61,27 @@ __all__ = [
     "distance_row",
     "distortion",
     "edges",
+    "explain",
     "explained",
+    "explained_rows",
     "input_gradients",
-    "keras_cross_entropy",
     "kept",
+    "keras_cross_entropy",
+    "layer_gradients",
     "logits_of",
+    "map_agreement",
     "median_ratio",
     "moved",
+    "of_end",
     "off_grid",
     "over_seeds",
+    "pairwise_alignment",
     "partners",
     "pixel_rows",
+    "place_grid",
+    "place_hits",
+    "place_means",
+    "place_saliency",
     "precision_rows",
     "predict",
     "probes",
@@ -72,12 +89,18 @@ __all__ = [
     "sample_values",
     "script_differences",
     "share_of",
+    "shared_direction",
     "specific_rows",
     "step_rows",
     "student",
     "success_of",
     "summarize",
+    "symmetric",
+    "total_variation",
+    "transfer_pairs",
     "transfer_rows",
+    "visibility",
+    "visibility_rows",
     "weight_distance",
     "wilson",
     "zero_share",

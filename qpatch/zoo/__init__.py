@@ -5,6 +5,7 @@ from qpatch.zoo.deployed import PRECISIONS, deploy, twins
 from qpatch.zoo.evaluation import CONTROLS, Evaluation, strongest_control
 from qpatch.zoo.families import FAMILIES, INDEPENDENT_FLOATS, family, family_patches, family_specific, members
 from qpatch.zoo.networks import calibration_images, card, load, shipped, train_entry
+from qpatch.zoo.pairs import FLOATS, KINDS, balanced_part, family_rows, float_rows, node, nodes, source_visibility
 from qpatch.zoo.patches import PatchEntry, evaluation_subset, load_patch, load_specific
 from qpatch.zoo.recipes import DEFENDED_BY, ENTRIES, Entry
 from qpatch.zoo.tasks import TASKS, Task, available
@@ -17,12 +18,15 @@ __all__ = [
     "Entry",
     "Evaluation",
     "FAMILIES",
+    "FLOATS",
     "INDEPENDENT_FLOATS",
+    "KINDS",
     "PRECISIONS",
     "PatchEntry",
     "TASKS",
     "Task",
     "available",
+    "balanced_part",
     "calibration_images",
     "card",
     "deploy",
@@ -30,13 +34,18 @@ __all__ = [
     "evaluation_subset",
     "family",
     "family_patches",
+    "family_rows",
     "family_specific",
+    "float_rows",
     "load",
     "load_defense_run",
     "load_patch",
     "load_specific",
     "members",
+    "node",
+    "nodes",
     "shipped",
+    "source_visibility",
     "strongest_control",
     "success_rows",
     "train_entry",

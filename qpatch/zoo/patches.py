@@ -128,10 +128,11 @@ def load_specific(
 
 
 def shipped_entries() -> list[PatchEntry]:
-    """Everything that the package ships: the transfer matrices of notebook 20, and its studies of patch strength."""
+    """Everything that the package ships: the transfer matrices of notebooks 20 and 21, and studies of patch strength."""
     sources = [(name, bits) for name in ("ptq", "joint") for bits in ENTRIES[name].trained]
     sources = [("float", 32)] + [source for source in sources if source != ("ptq", 32)]
     sources += [(f"{kind}-{bits}", bits) for kind in ("qat", "indep") for bits in (8, 5, 4, 2)]
+    sources += [(f"float-s{seed}", 32) for seed in (1, 2, 3, 4)]
     matrix = [
         PatchEntry(name, bits, attack, seed, scope)
         for name, bits in sources
