@@ -30,6 +30,7 @@ from qpatch.zoo.tasks import TASKS
 
 FOLDER = Path(__file__).parent / "attacked"
 IMAGES = {"gradient": 500, "query": 100}  # the first so many test images; all networks see the same
+COFFEE = ("PGD", "DeepFool", "CW-L2", "CW-Linf", "EAD", "Square-Linf")  # 224 pixels: what takes minutes, on 100 images
 SHORTER = {"AutoAttack": {"queries": 1000}, "Boundary": {"steps": 200}}  # than published, in every run, to save hours
 VARIANTS: dict[str, dict[str, dict]] = {
     "published": {},
@@ -54,7 +55,7 @@ class AttackEntry:
             twin, a query attack asks the integer network itself.
         task: one of `qpatch.zoo.TASKS`: the data, the network, and whose parameters apply.
         variant: "published", or "int8 step" for ZOO and GeoDA with probes of one step of an int8 input.
-        images: the first so many test images; None takes 500 for gradient and 100 for query attacks.
+        images: the first so many test images; None takes 500 for gradient and 100 for query attacks, 100 on coffee.
         seed: of all random draws.
     """
 
@@ -75,7 +76,7 @@ class AttackEntry:
     @property
     def n(self) -> int:
         """Number of images."""
-        return self.images or IMAGES[ATTACKS[self.attack].kind]
+        return self.images or IMAGES["query" if self.task == "coffee" else ATTACKS[self.attack].kind]
 
     @property
     def overrides(self) -> dict[str, object]:
@@ -177,7 +178,10 @@ def shipped_entries(task: str) -> list[AttackEntry]:
     """Every run that ships for a task: all attacks on all three precisions, and the variant with probes of an int8 step.
 
     That variant is for float and int8: on int16 the published probes are three and seven input steps long already.
+    Coffee has those of `COFFEE`, on float and int8.
     """
+    if task == "coffee":
+        return [AttackEntry(name, on, task) for on in ("float", "int8") for name in COFFEE]
     entries = [AttackEntry(name, on, task) for on in PRECISIONS for name in ATTACKS]
     return entries + [AttackEntry(name, on, task, "int8 step") for on in ("float", "int8") for name in VARIANTS["int8 step"]]
 
