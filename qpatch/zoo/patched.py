@@ -8,7 +8,7 @@ interrupted run goes on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qpatch import data, store
 from qpatch.attacks import make_mask, paste, sample_places
 from qpatch.attacks import base as attack_base
 from qpatch.attacks.controls import noise_pixels, photo_pixels
 from qpatch.defenses import dwq
+from qpatch.errors import DataError
 from qpatch.measure.stats import wilson
 from qpatch.measure.success import predict
 from qpatch.quant import WIDTHS
@@ -32,7 +33,7 @@ from qpatch.zoo.scenarios import ATTACKS, SETTINGS, SURROGATE, Shot, attacked_vi
 
 FOLDER = Path(__file__).parent / "patched"
 CONTROLS = ("noise", "grey", "photo")
-_SMOKE_STEPS = 10  # of a patch on procedural images: a smoke run shows that everything works, not how well
+_SMOKE_STEPS = 4  # of a patch on procedural images: a smoke run shows that everything works, not how well
 _PHOTOS = 100  # training images from which control photographs are taken
 
 
@@ -87,6 +88,32 @@ class Patched:
         return pd.DataFrame(found)
 
 
+def load_runs(
+    names: Iterable[str], dataset: str = "cifar10", *, seeds: int = scenarios.SEEDS, retrain: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[dict[str, Patched], list[str]]:  # fmt: skip
+    """The results of the undefended network and of some others, without starting hours of training or attacks.
+
+    On CIFAR-10 only networks that ship with their results are taken, unless `retrain` asks for new ones.
+
+    Returns:
+        name → results, the undefended network first; and the names that do not ship yet.
+
+    Raises:
+        DataError: the undefended network itself has no results.
+    """
+    wanted = list(dict.fromkeys([SURROGATE, *names]))
+    made_here = dataset != "cifar10" or retrain
+    ready = [name for name in wanted if made_here or (name in networks.shipped() and _path(name).exists())]
+    if SURROGATE not in ready:
+        raise DataError(
+            f"the results of {SURROGATE} do not ship yet, and every other network is compared with it; "
+            f"make them with: python -m qpatch.zoo patched {SURROGATE}"
+        )
+    runs = {name: load_patched(name, dataset, seeds=seeds, retrain=retrain, progress=progress) for name in ready}
+    return runs, [name for name in wanted if name not in ready]
+
+
 def load_patched(
     network: str, dataset: str = "cifar10", *, seeds: int = scenarios.SEEDS, retrain: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -107,7 +134,13 @@ def load_patched(
         tensors, made = store.load_tensors(_path(network))
         if made["seeds"] >= seeds:
             return _patched(network, tensors, made, seeds)
-    return _patched(network, *_make(network, dataset, seeds, retrain, progress), seeds)
+    parts = {
+        "networks": [_fingerprint(name, dataset, retrain) for name in (network, SURROGATE)], "seeds": seeds,
+        "data": data.load(dataset, "test").fingerprint, "steps": _steps(dataset),
+        "source": store.source_fingerprint(attack_base, *ATTACKS.values(), scenarios, dwq, judged, shown, _make),
+    }  # fmt: skip
+    made = store.fetch("judged", parts, lambda: _make(network, dataset, seeds, retrain, progress))
+    return _patched(network, *made, seeds)
 
 
 def made_patches(
@@ -121,10 +154,9 @@ def made_patches(
         found = {shot: tensors[f"pixels/{number}"].float() / 255 for number, shot in enumerate(shots)}
         return {shot: pixels for shot, pixels in found.items() if shot.seed < seeds}
     views = deployed_views(network, dataset, retrain)
-    fingerprint = store.tensors_fingerprint(networks.load(network, dataset, retrain=retrain).state_dict())
+    fingerprint = _fingerprint(network, dataset, retrain)
     shots, found, train = _own(network, seeds), {}, data.load(dataset, "train")
-    images = train.take(data.balanced_subset(train, min(FIT_IMAGES, len(train) // 10 * 10), seed=0))
-    steps = UNIVERSAL_STEPS if dataset != "shapes" else _SMOKE_STEPS
+    images, steps = _fit_images(train), _steps(dataset)
     for number, shot in enumerate(shots, start=1):
         parts = {
             "shot": asdict(shot), "setting": list(SETTINGS[shot.setting]), "network": fingerprint,
@@ -145,6 +177,17 @@ def shown(shot: Shot, pixels: Tensor, images: Tensor, seed: int = 0) -> Tensor:
     return paste(images, pixels, make_mask("square", size), places)
 
 
+def judged(views: Mapping[int, nn.Module], shot: Shot, pixels: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+    """Whom a patch fools: bool (W, N), widths in the order of `WIDTHS`, at the places of `shown`."""
+    return _hits(views, shown(shot, pixels, images), labels, SETTINGS[shot.setting].target)
+
+
+def remade(network: str, shot: Shot, dataset: str = "cifar10", *, steps: int | None = None, retrain: bool = False) -> Tensor:
+    """A patch of `made_patches` made once more, now; with None as long as the stored one was."""
+    views, train = deployed_views(network, dataset, retrain), data.load(dataset, "train")
+    return _fit(views, shot, steps or _steps(dataset), *_fit_images(train))[0]["pixels"].float() / 255
+
+
 def ship(network: str) -> None:
     """Attack a network of the package on CIFAR-10 and write the results into the package."""
     store.save_tensors(_path(network), *_make(network, "cifar10", scenarios.SEEDS, False, store.say))
@@ -154,6 +197,18 @@ def _own(network: str, seeds: int) -> list[Shot]:
     """What is made on a network: on the undefended one the surrogate's patches as well."""
     wanted = scenarios.own_shots(seeds) + (scenarios.surrogate_shots(seeds) if network == SURROGATE else [])
     return list(dict.fromkeys(wanted))
+
+
+def _fingerprint(network: str, dataset: str, retrain: bool) -> str:
+    return store.tensors_fingerprint(networks.load(network, dataset, retrain=retrain).state_dict())
+
+
+def _steps(dataset: str) -> int:
+    return UNIVERSAL_STEPS if dataset != "shapes" else _SMOKE_STEPS
+
+
+def _fit_images(train: data.Dataset) -> tuple[Tensor, Tensor]:
+    return train.take(data.balanced_subset(train, min(FIT_IMAGES, len(train) // 10 * 10), seed=0))
 
 
 def _path(network: str) -> Path:
@@ -179,8 +234,7 @@ def _make(network: str, dataset: str, seeds: int, retrain: bool, progress) -> tu
     tensors = {"label": labels.to(torch.uint8), "right": _pack(right)}
     for access, patches in (("own", own), ("surrogate", foreign)):
         for number, (shot, pixels) in enumerate(patches.items()):
-            hits = _hits(views, shown(shot, pixels, images), labels, SETTINGS[shot.setting].target)
-            tensors[f"{access}/{number}"] = _pack(hits)
+            tensors[f"{access}/{number}"] = _pack(judged(views, shot, pixels, images, labels))
             if access == "own":
                 tensors[f"pixels/{number}"] = (pixels * 255).round().to(torch.uint8)
         if progress:
@@ -191,12 +245,11 @@ def _make(network: str, dataset: str, seeds: int, retrain: bool, progress) -> tu
         for name in CONTROLS:
             patched = shown(Shot("LaVAN", setting, "32", 0), pixels[name], images)
             tensors[f"control/{setting}/{name}"] = _pack(_hits(views, patched, labels, target))
-    net = networks.load(network, dataset, retrain=retrain)
     return tensors, {
         "network": network, "dataset": dataset, "seeds": seeds, "images": len(images),
         "own": [asdict(shot) for shot in own], "surrogate": [asdict(shot) for shot in foreign],
-        "attack": {"steps": UNIVERSAL_STEPS, "options": OPTIONS, "images": FIT_IMAGES},
-        "fingerprint": store.tensors_fingerprint(net.state_dict()), "data": test.fingerprint,
+        "attack": {"steps": _steps(dataset), "options": OPTIONS, "images": FIT_IMAGES},
+        "fingerprint": _fingerprint(network, dataset, retrain), "data": test.fingerprint,
         "seconds": round(time.perf_counter() - started, 1), "commit": networks._commit(),
     }  # fmt: skip
 

@@ -169,7 +169,7 @@ ENTRIES = _entries()
 NOT_SHIPPED = (
     "aux-vgg",  # needed only to train `tiny-ensemble` again
     # not trained yet; asking for them trains them
-    "patch-one", "patch-all", "pbat-random", "pbat-random-s1", "pbat-full", "dwq", "qadtr", "qadtr-s1",
+    "patch-one", "patch-all", "pbat-random-s1", "pbat-full", "dwq", "qadtr-s1",
     "qadtr-without-aqapa", "qadtr-without-dbwt", "qadtr-without-gir", "qadtr-gir-activations", "qadtr-gir-agreement",
 )  # fmt: skip
 
