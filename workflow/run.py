@@ -117,8 +117,14 @@ def dry_run(profile: Profile, names: list[str], options: Namespace) -> int:
     for name in names:
         if name in planned and profile.record(name).exists():
             planned[name] = "; ".join(record.problems(profile, name)) or planned[name]
-        say(f"{name:<{width}}  {'would run: ' + planned[name] if name in planned else 'up to date'}")
+        say(f"{name:<{width}}  {'would run: ' + _shortened(planned[name]) if name in planned else 'up to date'}")
     return 0
+
+
+def _shortened(reason: str, shown: int = 3) -> str:
+    """The reason with the first few of a long list of files."""
+    first, *rest = reason.split(", ")
+    return ", ".join([first, *rest[: shown - 1], *([f"and {len(rest) + 1 - shown} more"] if len(rest) >= shown else [])])
 
 
 def list_notebooks(profile: Profile, names: list[str]) -> int:
