@@ -108,7 +108,7 @@ def save_tensors(path: str | os.PathLike, tensors: dict[str, Tensor], card: dict
 
 
 def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
-    """Read what `save_tensors` wrote, after a check against the card's sha256.
+    """Read what `save_tensors` wrote, in the order of the names, after a check against the card's sha256.
 
     Raises:
         StoreError: a file is missing, half-written or damaged; the message says which.
@@ -129,7 +129,7 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
     if hashlib.sha256(content).hexdigest() != expected:
         raise StoreError(f"{path} is damaged: its sha256 is not the one on its card; delete it and make it again.")
     try:
-        return safetensors.torch.load(content), card
+        return dict(sorted(safetensors.torch.load(content).items())), card  # the file keeps no order, but CSVs must repeat
     except safetensors.SafetensorError as error:
         raise StoreError(f"{path} is not a safetensors file: {error}.") from error
 

@@ -270,3 +270,9 @@ def test_tensors_fingerprint_sees_names_values_types_and_shapes_but_not_order():
     assert base == store.tensors_fingerprint({"b": two, "a": one})
     changed = [{"a": one + 1, "b": two}, {"a": one, "c": two}, {"a": one.view(2, 2), "b": two}, {"a": one.int(), "b": two}]
     assert base not in [store.tensors_fingerprint(tensors) for tensors in changed]
+
+
+def test_names_come_in_order(tmp_path):
+    names = [f"{letter}{number}" for letter in "zqa" for number in (9, 10, 1)]
+    store.save_tensors(tmp_path / "a.safetensors", {name: torch.zeros(1) for name in names}, {})
+    assert list(store.load_tensors(tmp_path / "a.safetensors")[0]) == sorted(names)
