@@ -21,7 +21,7 @@ from torch import Tensor
 
 from qpatch.measure.trials import Trials, crossfit, pooled
 from qpatch.quant import WIDTHS
-from qpatch.zoo.patched import Patched
+from qpatch.zoo.patched import CONTROLS, Patched
 from qpatch.zoo.scenarios import MEAN, OTHER_WIDTH, SURROGATE, Shot
 
 RANDOM = 0
@@ -54,15 +54,25 @@ def trials(run: Patched, access: str, attack: str, setting: str, source: str, wi
     Raises:
         KeyError: the run has no such patch.
     """
-    access, origin = ("own", SURROGATE) if SURROGATE == run.network else (access, SURROGATE)
-    origin = run.network if access == "own" else origin
+    access = "own" if run.network == SURROGATE else access
+    origin = run.network if access == "own" else SURROGATE
     if width == RANDOM:
         return pooled([trials(run, access, attack, setting, source, each) for each in WIDTHS])
     number = WIDTHS.index(width)
-    hits = [hits[number] for shot, hits in _of(run, access) if (shot.attack, shot.setting, shot.source) == (attack, setting, source)]
+    wanted = attack, setting, source
+    hits = [hits[number] for shot, hits in _of(run, access) if (shot.attack, shot.setting, shot.source) == wanted]
     if not hits:
         raise KeyError(f"{run.network} has no {access} patches {attack}, {setting}, made at {source}.")
     return Trials.of(torch.stack(hits), run.counts(setting)[number], (origin, attack, setting, source))
+
+
+def control(run: Patched, setting: str, width: int) -> Trials:
+    """The strongest of the patches that nobody optimised, at the places of a setting."""
+    if width == RANDOM:
+        return pooled([control(run, setting, each) for each in WIDTHS])
+    number, counts = WIDTHS.index(width), run.counts(setting)[WIDTHS.index(width)]
+    found = [Trials.of(run.controls[setting, name][number][None], counts, ("control", setting, name)) for name in CONTROLS]
+    return max(found, key=lambda each: each.won.sum())
 
 
 def met(run: Patched, attacker: str, attack: str, kind: str, width: int) -> Trials | None:
@@ -78,7 +88,7 @@ def met(run: Patched, attacker: str, attack: str, kind: str, width: int) -> Tria
 
 
 def _of(run: Patched, access: str) -> Iterable[tuple[Shot, Tensor]]:
-    return sorted(((shot, hits) for (own, shot), hits in run.hits.items() if own == access), key=lambda each: each[0].seed)
+    return sorted(((shot, hits) for (own, shot), hits in run.hits.items() if own == access), key=lambda x: x[0].seed)
 
 
 def _choices(attacker: str, kind: str, width: int) -> list[tuple[str, str]]:
