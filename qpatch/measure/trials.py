@@ -152,8 +152,11 @@ def crossfit(candidates: Sequence[tuple[Trials, ...]], score: Callable[..., floa
     if not candidates:
         raise InputError("there is nothing to choose from.")
     even = np.arange(len(candidates[0][0].counts)) % 2 == 0
-    chosen = [max(candidates, key=lambda c: _number(score(*(part.only(judges) for part in c)))) for judges in (~even, even)]
-    return tuple(_joined(first, second, even) for first, second in zip(*chosen))
+
+    def best(judges: np.ndarray) -> tuple[Trials, ...]:
+        return max(candidates, key=lambda parts: _number(score(*(part.only(judges) for part in parts))))
+
+    return tuple(_joined(first, second, even) for first, second in zip(best(~even), best(even)))
 
 
 def _ratio(above: Trials, below: Trials) -> tuple[float, list[tuple[float, Trials]]]:

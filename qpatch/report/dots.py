@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -16,7 +18,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 def dots(
     frame: pd.DataFrame, line: str, hue: str, *, group: str | None = None, panel: str | None = None, xlabel: str,
-    share: bool = True, threshold: float | None = None, title: str = "",
+    share: bool = True, threshold: float | None = None, colors: Mapping[object, str] | None = None, title: str = "",
 ) -> Figure:  # fmt: skip
     """Values with their 95 % intervals: networks down, conditions side by side in colour and marker.
 
@@ -28,6 +30,7 @@ def dots(
         panel: column that splits the panels.
         share: values are shares in [0, 1] and shown as percentages.
         threshold: draws a dashed line in each panel, for instance where nothing differs.
+        colors: value of `hue` → colour; None takes the colour-blind-safe set in order.
 
     Raises:
         InputError: no rows.
@@ -48,7 +51,7 @@ def dots(
         y += 0.3
     size = (2.2 + 3.3 * len(panels), 1.1 + 0.21 * y)
     fig, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True)
-    colors = dict(zip(hues, sns.color_palette(SERIES, len(hues))))
+    colors = colors or dict(zip(hues, sns.color_palette(SERIES, len(hues))))
     for ax, name in zip(axes.flat, panels):
         shown = frame if panel is None else frame[frame[panel] == name]
         for number, value in enumerate(hues):
@@ -72,7 +75,7 @@ def dots(
         tick.set_fontweight(weight)
     axes[0, 0].set_ylim(y - 0.5, -0.8)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, ncols=min(len(labels), 4), loc="outside lower left", fontsize=7.5, columnspacing=1.2)
+    fig.legend(handles, labels, ncols=min(len(labels), 5), loc="outside lower left", fontsize=7.5, columnspacing=1.2)
     if title:
         fig.suptitle(title, x=0.01, ha="left")
     return fig

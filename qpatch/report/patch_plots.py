@@ -15,6 +15,7 @@ from qpatch.report.dots import dots
 from qpatch.report.style import BIT_COLORS, INK, RATE_MAP, SERIES, SOFT, bit_color, bit_label, bit_marker
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
+_SLANTED = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
 
 
 def width_label(width: int) -> str:
@@ -54,7 +55,8 @@ def by_width(
             ax.plot(x[fixed], own["value"][fixed], color=style["color"], linewidth=1.1, alpha=0.6)
         if control:
             floor = part.groupby("target_bits")[control].max()
-            ax.plot([place[b] for b in widths if b in floor], [floor[b] for b in widths if b in floor], color=SOFT, linestyle=":")
+            there = [b for b in widths if b in floor]
+            ax.plot([place[b] for b in there], [floor[b] for b in there], color=SOFT, linestyle=":")
         if published is not None:
             known = published[(published[column] == other) & ((published[row] == one) if row else True)]
             known = known[known["target_bits"].isin(widths)]
@@ -66,7 +68,7 @@ def by_width(
             ax.set_ylabel(ylabel if row is None else f"{one}: {ylabel}")
         ax.grid(axis="x", visible=False)
     for ax in axes[-1]:
-        ax.set_xticks(list(place.values()), [width_label(b) for b in widths], rotation=35, ha="right", rotation_mode="anchor")
+        ax.set_xticks(list(place.values()), [width_label(b) for b in widths], **_SLANTED)
     axes[0, 0].set_ylim(-0.03, 1.03)
     axes[0, 0].yaxis.set_major_formatter(_percent)
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -93,13 +95,15 @@ def rate_maps(frame: pd.DataFrame, panel: str, row: str, *, values: str = "asr",
     size = (1.9 + 0.5 * len(widths) * len(panels), 0.95 + 0.25 * len(rows))
     fig, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True)
     for ax, name in zip(axes.flat, panels):
-        cells = frame[frame[panel] == name].pivot(index=row, columns="target_bits", values=values).reindex(rows, columns=widths)
+        cells = frame[frame[panel] == name].pivot(index=row, columns="target_bits", values=values)
+        cells = cells.reindex(rows, columns=widths)
         image = ax.imshow(cells.to_numpy(float), vmin=0, vmax=1, cmap=RATE_MAP, aspect="auto")
         for y, x in np.ndindex(cells.shape):
             rate = cells.iat[y, x]
             if not np.isnan(rate):
-                ax.text(x, y, f"{100 * rate:.0f}", ha="center", va="center", fontsize=7, color="white" if rate > 0.45 else INK)
-        ax.set_xticks(range(len(widths)), [width_label(b) for b in widths], rotation=35, ha="right", rotation_mode="anchor")
+                color = "white" if rate > 0.45 else INK
+                ax.text(x, y, f"{100 * rate:.0f}", ha="center", va="center", fontsize=7, color=color)
+        ax.set_xticks(range(len(widths)), [width_label(b) for b in widths], **_SLANTED)
         ax.set_yticks(range(len(rows)), rows)
         ax.set_title(str(name))
         ax.grid(False)
@@ -133,7 +137,7 @@ def effects(
     colors = widths if set(frame[hue]) <= set(widths) else None
     figure = dots(frame, line, hue, panel=panel, xlabel=xlabel, threshold=0, colors=colors, title=title)
     lines, marks = frame[line].nunique(), frame[hue].nunique()
-    figure.set_size_inches(2.2 + 2.5 * frame[panel].nunique(), 1.3 + lines * (0.16 + 0.06 * marks))
+    figure.set_size_inches(2.2 + 2.5 * frame[panel].nunique(), max(2.1, 1.3 + lines * (0.16 + 0.06 * marks)))
     least, most = min(frame["low"].min(), 0), max(frame["high"].max(), 0, *bounds)
     for ax, name in zip(figure.axes, frame[panel].drop_duplicates()):
         ax.set_xlim(least - 0.04 * (most - least), most + 0.04 * (most - least))
@@ -173,7 +177,7 @@ def training_tape(frame: pd.DataFrame, names: Mapping[str, str], *, title: str =
         below.set_xlabel("training step")
         below.yaxis.set_major_locator(MaxNLocator(integer=True))
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, 1.1 * own["loss"].max())
         below.grid(False)
     axes[0, 0].set_ylabel("loss of the\ntrained width")
     axes[1, 0].set_ylabel("iteration of\nthe inner attack")

@@ -45,6 +45,13 @@ def cell_text(value) -> str:
     return NOTHING if value is None or value is pd.NA else str(value)
 
 
+def pick(frame: pd.DataFrame, **where) -> pd.DataFrame:
+    """The rows with these values: pick(rows, attack="GAP", target_bits=[32, 2]); a list allows several."""
+    for column, value in where.items():
+        frame = frame[frame[column].isin(value if isinstance(value, (list, tuple)) else [value])]
+    return frame
+
+
 def escape_latex(text: str) -> str:
     """Text with LaTeX's special characters escaped, and the symbols that pdfLaTeX does not know as commands."""
     return "".join(LATEX.get(character, character) for character in text)

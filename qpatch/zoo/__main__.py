@@ -10,16 +10,19 @@ import torch
 from qpatch import store
 from qpatch.allocator import keep_freed_memory
 from qpatch.errors import QpatchError, one_of
-from qpatch.zoo import attacked, cleaned, defense_runs, networks, patches, pixelcnn, policy_runs, sweep
+from qpatch.zoo import attacked, cleaned, defense_runs, networks, patched, patches, pixelcnn, policy_runs, sweep
 from qpatch.zoo.policies import POLICIES
-from qpatch.zoo.recipes import ENTRIES, NOT_SHIPPED
+from qpatch.zoo.recipes import ENTRIES, NOT_SHIPPED, PATCH_DEFENSES
+from qpatch.zoo.scenarios import SURROGATE
 
+WHAT = ("networks", "patches", "attacks", "sweeps", "policies", "defenses", "pixelcnn", "cleaned", "patched")
 ATTACKED = ["cifar10", "coffee"]  # tasks whose attack runs ship
+PATCHED = [SURROGATE, *(name for name, entry in ENTRIES.items() if entry.defense in PATCH_DEFENSES)]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m qpatch.zoo", description=__doc__)
-    parser.add_argument("what", choices=("networks", "patches", "attacks", "sweeps", "policies", "defenses", "pixelcnn", "cleaned"))
+    parser.add_argument("what", choices=WHAT)
     parser.add_argument("names", nargs="*", help="zoo networks, tasks of attacks, sweeps, or policies; all by default")
     parser.add_argument("--device", default="cpu", help="where networks are trained")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of this process")
@@ -31,7 +34,8 @@ def main() -> int:
             {"pixelcnn": pixelcnn.ship, "cleaned": cleaned.ship}[chosen.what]()
             return 0
         kinds = {"attacks": (ATTACKED, "attacked task"), "policies": (list(POLICIES), "policy"),
-                 "sweeps": (list(sweep.SHIPPED), "sweep"), "defenses": (list(defense_runs.NETWORKS), "defense")}  # fmt: skip
+                 "sweeps": (list(sweep.SHIPPED), "sweep"), "defenses": (list(defense_runs.NETWORKS), "defense"),
+                 "patched": (PATCHED, "patched network")}  # fmt: skip
         known, noun = kinds.get(chosen.what, (list(ENTRIES), "zoo network"))
         names = [one_of(name, known, noun) for name in chosen.names or known]
         for name in names:
@@ -46,6 +50,8 @@ def main() -> int:
                 policy_runs.ship(name)
             elif chosen.what == "defenses":
                 defense_runs.ship(name)
+            elif chosen.what == "patched":
+                patched.ship(name)
             else:
                 _patches(name)
     except QpatchError as error:

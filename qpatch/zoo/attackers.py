@@ -71,7 +71,8 @@ def control(run: Patched, setting: str, width: int) -> Trials:
     if width == RANDOM:
         return pooled([control(run, setting, each) for each in WIDTHS])
     number, counts = WIDTHS.index(width), run.counts(setting)[WIDTHS.index(width)]
-    found = [Trials.of(run.controls[setting, name][number][None], counts, ("control", setting, name)) for name in CONTROLS]
+    hits = {name: run.controls[setting, name][number][None] for name in CONTROLS}
+    found = [Trials.of(hit, counts, ("control", setting, name)) for name, hit in hits.items()]
     return max(found, key=lambda each: each.won.sum())
 
 

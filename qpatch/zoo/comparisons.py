@@ -1,4 +1,4 @@
-"""What one defense does better than another, and what its parts add: paired differences, with what chance alone would give.
+"""What one defense does better than another, and what its parts add: paired differences beside those of chance.
 
 All numbers are counted from stored hits. A single training of a network is one draw of many: `training_gap` says how much
 two trainings of the same defense differ, and no smaller difference between two defenses means anything.
@@ -24,8 +24,9 @@ LARGEST = "largest"
 
 
 def drop_rows(
-    runs: Mapping[str, Patched], pairs: Iterable[tuple[str, str]], attackers: Sequence[str] = ATTACKERS, dataset: str = "cifar10"
-) -> pd.DataFrame:
+    runs: Mapping[str, Patched], pairs: Iterable[tuple[str, str]], attackers: Sequence[str] = ATTACKERS,
+    dataset: str = "cifar10",
+) -> pd.DataFrame:  # fmt: skip
     """How far success falls from one network to another, in points and relative, cell by cell and at its largest.
 
     The kind "largest" is the largest drop over all cells of an attacker: attacks, kinds and fixed widths. The cell is
@@ -49,7 +50,8 @@ def drop_rows(
             fixed = [pair for (_, _, width), pair in both.items() if width != RANDOM]
             both["both", LARGEST, RANDOM] = crossfit(fixed, lambda first, second: first.rate - second.rate)
             for (attack, kind, width), (first, second) in both.items():
-                origin = {"dataset": dataset, "from": base, "to": other, "attack": attack, "kind": kind, "attacker": attacker}
+                origin = {"dataset": dataset, "from": base, "to": other, "attack": attack, "kind": kind}
+                origin["attacker"] = attacker
                 origin |= inference(width) if kind != LARGEST else {"inference": "fixed", "target_bits": width}
                 gap = gaps.get((attack, kind), np.nan)
                 points, relative = contrast((1, first), (-1, second)), relative_drop(first, second)
@@ -113,8 +115,8 @@ def made_at_rows(run: Patched, dataset: str = "cifar10") -> pd.DataFrame:
         values = {(name, "success"): contrast((1, each)) for name, each in at.items()}
         values |= {("all", f"gain over {name}"): contrast((1, at["all"]), (-1, at[name])) for name in ("float", "own")}
         for (made_at, compared), value in values.items():
-            origin = {"dataset": dataset, "scope": "universal", "attack": attack, "made_at": made_at, "compared": compared}
-            found.append({**origin, "target_bits": width, **value._asdict()})
+            origin = {"dataset": dataset, "scope": "universal", "attack": attack, "made_at": made_at}
+            found.append({**origin, "compared": compared, "target_bits": width, **value._asdict()})
     return pd.DataFrame(found)
 
 

@@ -182,7 +182,9 @@ def judged(views: Mapping[int, nn.Module], shot: Shot, pixels: Tensor, images: T
     return _hits(views, shown(shot, pixels, images), labels, SETTINGS[shot.setting].target)
 
 
-def remade(network: str, shot: Shot, dataset: str = "cifar10", *, steps: int | None = None, retrain: bool = False) -> Tensor:
+def remade(
+    network: str, shot: Shot, dataset: str = "cifar10", *, steps: int | None = None, retrain: bool = False
+) -> Tensor:
     """A patch of `made_patches` made once more, now; with None as long as the stored one was."""
     views, train = deployed_views(network, dataset, retrain), data.load(dataset, "train")
     return _fit(views, shot, steps or _steps(dataset), *_fit_images(train))[0]["pixels"].float() / 255

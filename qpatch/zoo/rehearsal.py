@@ -1,4 +1,4 @@
-"""What notebooks 22 and 23 do in front of the reader: a few training steps watched, and small attacks made on the spot."""
+"""What notebooks 22 and 23 do in front of the reader: training steps watched, and small attacks made on the spot."""
 
 from __future__ import annotations
 
@@ -145,7 +145,8 @@ class Rehearsal:
             hits = {count: self._judged(name, shot, make(count)) for count in steps}
             for count, hit in (hits | {run.card["attack"]["steps"]: run.hits["own", shot]}).items():
                 value = contrast((1, _at(hit[None], run, RANDOM, "now")))
-                found.append({"dataset": self.dataset, "network": name, "attack": attack, "steps": count, **value._asdict()})
+                origin = {"dataset": self.dataset, "network": name, "attack": attack, "steps": count}
+                found.append({**origin, **value._asdict()})
         return pd.DataFrame(found)
 
     def gir_rows(self, runs: Mapping[str, Patched], names: Sequence[str], without: str) -> pd.DataFrame:
@@ -181,7 +182,8 @@ class Rehearsal:
                     "borrowed patches": contrast((1, _at(borrowed, run, width, without)), (-1, own)),
                     "surrogate's patches": contrast((1, foreign), (-1, own)),
                 }
-                margin = dict(zip(("margin", "margin_low", "margin_high"), np.subtract(values["own patches"][:3], 2 * gap)))
+                beyond = np.subtract(values["own patches"][:3], 2 * gap)
+                margin = dict(zip(("margin", "margin_low", "margin_high"), beyond))
                 for compared, value in values.items():
                     origin = {"dataset": self.dataset, "network": name, "attack": attack, "compared": compared}
                     extra = {"training_gap": gap, **margin} if compared == "own patches" else {}
