@@ -3,10 +3,8 @@
 import dataclasses
 
 import pytest
-import timm
 import torch
 
-import qpatch.models  # noqa: F401
 from qpatch import data, store
 from qpatch.attacks import pixel
 from qpatch.errors import DataError, ParameterError, StoreError
@@ -14,20 +12,15 @@ from qpatch.measure import predict
 from qpatch.measure.distortion import NORMS, distortion
 from qpatch.zoo import attacked, networks
 from qpatch.zoo.attacked import AttackEntry, Target, load_attacked, load_examples, ship
-from qpatch.zoo.deployed import PRECISIONS, files
+from qpatch.zoo.deployed import PRECISIONS
+from untrained import untrained_target
 
 SHORT = {"ZOO": {"binary_steps": 1, "steps": 2, "coordinates": 16}, "DeepFool": {"steps": 5}}
 
 
 @pytest.fixture(scope="module")
 def aim():
-    torch.manual_seed(0)
-    net = timm.create_model("qpatch_resnet8_plain")
-    images = data.load("shapes", "train", n=64).floats()
-    with torch.no_grad():
-        net.train()(images)
-    net.eval()
-    return Target(net, files(net, images[:20]))
+    return untrained_target()
 
 
 @pytest.fixture(autouse=True)

@@ -3,31 +3,23 @@
 import dataclasses
 
 import pytest
-import timm
 import torch
 
-import qpatch.models  # noqa: F401
-from qpatch import data, store
+from qpatch import store
 from qpatch.defenses import JPEG, Defended, FeatureSqueezing
 from qpatch.errors import DataError, InputError, ParameterError
 from qpatch.measure import cleaned, defended_predictions, defended_rows, predict, wilson
 from qpatch.models.pixelcnn import PixelCNN
 from qpatch.zoo import attacked
 from qpatch.zoo import cleaned as zoo_cleaned
-from qpatch.zoo.attacked import Target
 from qpatch.zoo.cleaned import IMAGES, CleanedEntry, load_cleaned
-from qpatch.zoo.deployed import PRECISIONS, files
+from qpatch.zoo.deployed import PRECISIONS
+from untrained import untrained_target
 
 
 @pytest.fixture(scope="module")
 def aim():
-    torch.manual_seed(0)
-    net = timm.create_model("qpatch_resnet8_plain")
-    images = data.load("shapes", "train", n=64).floats()
-    with torch.no_grad():
-        net.train()(images)
-    net.eval()
-    return Target(net, files(net, images[:20]))
+    return untrained_target()
 
 
 @pytest.fixture

@@ -1,16 +1,16 @@
 """Seen and unseen patches on the defended networks: what is shot at what, and the counting of successes."""
 
 import pytest
-import timm
 import torch
 
 from qpatch import data, zoo
 from qpatch.attacks import make_mask, paste, sample_places
 from qpatch.errors import ParameterError
 from qpatch.measure.success import attack_success
-from qpatch.quant import WIDTHS, MultiBit, calibrate
+from qpatch.quant import WIDTHS
 from qpatch.zoo import networks, patched, scenarios
 from qpatch.zoo.scenarios import KINDS, SETTINGS, SURROGATE, Shot
+from untrained import untrained
 
 IMAGES = 40
 
@@ -43,12 +43,6 @@ def test_deployed_noise_stays_at_inference(monkeypatch):
     images = torch.rand(2, 3, 32, 32)
     plain, noisy = (scenarios.deployed_views(name)[8] for name in names)
     assert torch.equal(plain(images), plain(images)) and not torch.equal(noisy(images), noisy(images))
-
-
-def untrained(seed: int) -> MultiBit:
-    torch.manual_seed(seed)
-    net = MultiBit(timm.create_model("qpatch_resnet8")).eval()
-    return calibrate(net, data.load("shapes", "train").floats(slice(0, 64)))
 
 
 @pytest.fixture(scope="module")

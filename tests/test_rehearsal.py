@@ -4,27 +4,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qpatch import data
 from qpatch.errors import InputError
 from qpatch.measure.success import predict
-from qpatch.quant import WIDTHS, MultiBit, calibrate
+from qpatch.quant import WIDTHS
 from qpatch.report import patch_plots
 from qpatch.zoo import attackers, networks, patched, rehearsal, scenarios
 from qpatch.zoo.scenarios import MEAN, SURROGATE, Shot
+from untrained import untrained
 
 IMAGES = 30
 NAMES = (SURROGATE, "qadtr-without-gir", "qadtr-gir-activations")
-
-
-def untrained(seed: int) -> MultiBit:
-    torch.manual_seed(seed)
-    net = MultiBit(timm.create_model("qpatch_resnet8")).eval()
-    return calibrate(net, data.load("shapes", "train").floats(slice(0, 64)))
 
 
 @pytest.fixture(scope="module")
