@@ -8,15 +8,19 @@ from qpatch.defenses.feature_squeezing import FeatureSqueezing
 from qpatch.defenses.inner import linf_pgd
 from qpatch.defenses.input import Defended
 from qpatch.defenses.jpeg import JPEG
+from qpatch.defenses.likeness import Likeness
 from qpatch.defenses.patch_training import PatchTraining
+from qpatch.defenses.patchers import OnlinePatches, PatchPool
 from qpatch.defenses.pbat import PBAT
 from qpatch.defenses.pixel_defend import PixelDefend
 from qpatch.defenses.qadt_r import QADTR, NoisyActivations
 from qpatch.defenses.quantization_shift import QuantizationShiftTraining
 from qpatch.defenses.sinkhorn import SinkhornTraining, sinkhorn_divergence
+from qpatch.defenses.triqdef import CURRICULUM, TriQDef
 
 __all__ = [
-    "AdversarialTraining", "Defended", "Distillation", "DoubleWinQuant", "EnsembleAdversarialTraining",
-    "FeatureSqueezing", "JPEG", "NoisyActivations", "PBAT", "PatchTraining", "PixelDefend", "QADTR",
-    "QuantizationShiftTraining", "RandomPrecision", "SinkhornTraining", "linf_pgd", "sinkhorn_divergence",
+    "AdversarialTraining", "CURRICULUM", "Defended", "Distillation", "DoubleWinQuant", "EnsembleAdversarialTraining",
+    "FeatureSqueezing", "JPEG", "Likeness", "NoisyActivations", "OnlinePatches", "PBAT", "PatchPool", "PatchTraining",
+    "PixelDefend", "QADTR", "QuantizationShiftTraining", "RandomPrecision", "SinkhornTraining", "TriQDef", "linf_pgd",
+    "sinkhorn_divergence",
 ]  # fmt: skip

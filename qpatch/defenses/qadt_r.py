@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qpatch.defenses.input_gradient import input_gradients
 from qpatch.defenses.patch_training import PatchTraining
 from qpatch.errors import one_of
 from qpatch.quant import MultiBit
@@ -81,26 +82,9 @@ class QADTR(PatchTraining):
 
 
 def gradient_agreement(view: nn.Module, other: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Mean over images of cos(∇ₓCE(f_b(x), y), ∇ₓCE(f_b′(x), y)); differentiable in the weights. A scalar.
-
-    Both networks run in eval mode, as an attacker would meet them, and are back in their mode afterwards.
-    """
-    gradients = []
-    for net in (view, other):
-        was_training = net.training
-        _set_norms(net, False)
-        points = images.detach().clone(memory_format=torch.contiguous_format).requires_grad_(True)
-        loss = F.cross_entropy(net(points), labels, reduction="sum")
-        gradients.append(torch.autograd.grad(loss, points, create_graph=True)[0].flatten(1))
-        _set_norms(net, was_training)
+    """Mean over images of cos(∇ₓCE(f_b(x), y), ∇ₓCE(f_b′(x), y)); differentiable in the weights. A scalar."""
+    gradients = [input_gradients(net, images, labels).flatten(1) for net in (view, other)]
     return F.cosine_similarity(*gradients, dim=1, eps=1e-12).mean()
-
-
-def _set_norms(net: nn.Module, training: bool) -> None:
-    """BatchNorm uses and keeps its statistics; the quantizers stay in their mode, so that weights get gradients."""
-    for module in net.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.train(training)
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """Trained networks and patches that ship with the package, each with a card: `zoo.load("joint").at(4)`."""
 
+from qpatch.zoo.calibration import calibration_images
 from qpatch.zoo.defense_runs import DefensePlan, distance_rows, load_defense_run, success_rows
 from qpatch.zoo.deployed import PRECISIONS, deploy, twins
 from qpatch.zoo.evaluation import CONTROLS, Evaluation, strongest_control
 from qpatch.zoo.families import FAMILIES, INDEPENDENT_FLOATS, family, family_patches, family_specific, members
-from qpatch.zoo.networks import calibration_images, card, load, shipped, train_entry
+from qpatch.zoo.networks import card, load, shipped, train_entry
 from qpatch.zoo.pairs import FLOATS, KINDS, balanced_part, family_rows, float_rows, node, nodes, source_visibility
 from qpatch.zoo.patches import PatchEntry, evaluation_subset, load_patch, load_specific
 from qpatch.zoo.recipes import DEFENDED_BY, ENTRIES, Entry

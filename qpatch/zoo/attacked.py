@@ -25,6 +25,7 @@ from qpatch.measure.distortion import NORMS, distortion, kept
 from qpatch.measure.success import predict
 from qpatch.quant import tflite
 from qpatch.zoo import networks
+from qpatch.zoo.calibration import calibration_images
 from qpatch.zoo.deployed import PRECISIONS, files
 from qpatch.zoo.tasks import TASKS
 
@@ -124,7 +125,7 @@ def target(task: str, retrain: bool = False) -> Target:
     """
     chosen = TASKS[one_of(task, TASKS, "task")]
     net = chosen.network(retrain)
-    return Target(net, files(net, networks.calibration_images(chosen.load("train"))))
+    return Target(net, files(net, calibration_images(chosen.load("train"))))
 
 
 def load_attacked(

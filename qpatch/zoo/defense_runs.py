@@ -25,6 +25,7 @@ from qpatch.measure.stats import median_ratio
 from qpatch.measure.success import predict
 from qpatch.quant import Policy, post_training_quantize
 from qpatch.zoo import networks
+from qpatch.zoo.calibration import calibration_images
 from qpatch.zoo.deployed import PRECISIONS, deploy
 from qpatch.zoo.patches import evaluation_subset
 from qpatch.zoo.recipes import DEFENDED_BY
@@ -151,7 +152,7 @@ def _network(defense: str, dataset: str, retrain: bool) -> nn.Module:
 
 def _views(defense: str, dataset: str, retrain: bool) -> dict[str, nn.Module]:
     """Precision → network. The 4-bit view of a network that was trained without one is quantized after training."""
-    net, calibration = _network(defense, dataset, retrain), networks.calibration_images(data.load(dataset, "train"))
+    net, calibration = _network(defense, dataset, retrain), calibration_images(data.load(dataset, "train"))
     views = deploy(net.at(32), calibration)
     if defense not in ("shift", "PGD"):
         return views

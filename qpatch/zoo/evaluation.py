@@ -15,8 +15,9 @@ from qpatch.attacks import make_mask, sample_places
 from qpatch.attacks.base import frozen
 from qpatch.measure import pixel_rows, specific_rows, transfer_rows
 from qpatch.quant import PARTS, WIDTHS, Policy, isolate, post_training_quantize
+from qpatch.zoo.calibration import calibration_images
 from qpatch.zoo.families import family, family_patches, family_specific
-from qpatch.zoo.networks import calibration_images, load
+from qpatch.zoo.networks import load
 from qpatch.zoo.patches import PatchEntry, evaluation_subset, load_patch
 
 CONTROLS = ["asr_noise", "asr_grey", "asr_photo"]

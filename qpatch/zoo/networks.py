@@ -17,11 +17,11 @@ from qpatch import data, models, quant, store, training
 from qpatch.measure.success import accuracy
 from qpatch.models.normalize import absorb_normalization
 from qpatch.quant import MultiBit, calibrate
+from qpatch.zoo.calibration import calibration_images
 from qpatch.zoo.losses import make_loss
 from qpatch.zoo.recipes import ENTRIES, Entry, entry
 
 FOLDER = Path(__file__).parent / "checkpoints"
-_CALIBRATION_IMAGES = 500
 _LICENCES = {
     "cifar10": "MIT; trained on CIFAR-10 (Krizhevsky 2009)",
     "coffee": "MIT; trained on coffee leaves (Esgario et al. 2020, BRACOL, CC BY 4.0)",
@@ -111,11 +111,6 @@ def train_entry(
     for path in (state, state.with_suffix(".json")):
         path.unlink(missing_ok=True)  # needed only until the network is in the store
     return made
-
-
-def calibration_images(train: data.Dataset) -> Tensor:
-    """The training images from which every activation range of the zoo is taken: float32 in [0, 1]."""
-    return train.floats(data.balanced_subset(train, _CALIBRATION_IMAGES, seed=0))
 
 
 def ship(name: str, *, device: str | torch.device = "cpu") -> None:

@@ -20,7 +20,8 @@ from qpatch.quant import Policy, post_training_quantize, tflite
 from qpatch.quant.multibit import QuantizedLayer
 from qpatch.quant.quantizers import Float
 from qpatch.quant.widen import widened
-from qpatch.zoo.networks import calibration_images, load
+from qpatch.zoo.calibration import calibration_images
+from qpatch.zoo.networks import load
 
 _POST_TRAINING = {"symmetric": Policy("symmetric"), "asymmetric": Policy("asymmetric", range="max")}
 _TFLITE = {"int8": ("int8", 8), "int16x8": ("int16", 8), "int8-w4": ("int8", 4)}

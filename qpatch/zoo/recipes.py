@@ -28,6 +28,7 @@ DEFENDED = Recipe(epochs=5, lr=0.02, weight_decay=1e-4, warmup=0.25, bf16=True)
 DISTILLED = Recipe(epochs=20, lr=0.1, weight_decay=2e-4, bf16=True)
 AUXILIARY = Recipe(epochs=10, lr=0.1, weight_decay=5e-4, bf16=True)
 PATCHED = Recipe(epochs=4, lr=0.02, weight_decay=1e-4, warmup=0.25, bf16=True)
+TRIQDEF = Recipe(epochs=6, lr=0.04, weight_decay=1e-4, warmup=0.5, bf16=True)
 COFFEE = Recipe(epochs=60, batch_size=32, lr=1e-3, warmup=2, crop=16, weight_decay=1e-4, optimizer="adam")
 
 # Papers A and B do not say how scales are found in training; learned scales are what a two-bit network needs.
@@ -42,6 +43,13 @@ DEFENDED_BY = {"PGD": "tiny-pgd", "distillation": "tiny-distilled", "ensemble": 
 PATCH_DEFENSES = {
     "patch-one": 1, "patch-all": 1, "pbat-random": 2, "pbat-full": 1, "dwq": 1, "qadtr": 2, "qadtr-without-aqapa": 1,
     "qadtr-without-dbwt": 1, "qadtr-without-gir": 1, "qadtr-gir-activations": 1, "qadtr-gir-agreement": 1,
+}  # fmt: skip
+
+
+# paper A: defense → number of training seeds
+TRIQDEF_DEFENSES = {
+    "triqdef": 2, "triqdef-without-fdp": 2, "triqdef-without-gpdp": 2, "triqdef-without-both": 2,
+    "triqdef-without-bact": 1, "triqdef-online": 1, "triqdef-online-without-both": 1,
 }  # fmt: skip
 
 
@@ -106,7 +114,7 @@ def _entries() -> dict[str, Entry]:
             "the others pay for it; BatchNorm is switched per width.",
         )  # fmt: skip
     )
-    return {entry.name: entry for entry in entries + _paper_c(size_limit) + _paper_b()}
+    return {entry.name: entry for entry in entries + _paper_c(size_limit) + _paper_b() + _paper_a()}
 
 
 def _paper_c(size_limit: str) -> list[Entry]:
@@ -148,6 +156,16 @@ def _paper_b() -> list[Entry]:
     return entries
 
 
+def _paper_a() -> list[Entry]:
+    """TriQDef, whole and in parts; each starts at `float`, as `joint` did, because its curriculum adds the widths."""
+    note = "Six epochs from `float`; the curriculum adds 5, 4 and 2 bits after one, two and three. The paper trains 200."
+    return [
+        Entry(name + (f"-s{seed}" if seed else ""), WIDTHS, WIDTHS, replace(TRIQDEF, seed=seed), "float", note=note, defense=name)
+        for name, seeds in TRIQDEF_DEFENSES.items()
+        for seed in range(seeds)
+    ]
+
+
 def _policies(model: str) -> list[Entry]:
     """`tiny` fine-tuned under other quantization policies, for paper C's open question C-OQ1."""
     tunes = {8: replace(FINE_TUNE, epochs=2), 4: FINE_TUNE, 2: replace(FINE_TUNE, epochs=5, lr=0.04)}
@@ -171,6 +189,9 @@ NOT_SHIPPED = (
     # not trained yet; asking for them trains them
     "patch-one", "patch-all", "pbat-random-s1", "pbat-full", "dwq", "qadtr-s1",
     "qadtr-without-aqapa", "qadtr-without-dbwt", "qadtr-without-gir", "qadtr-gir-activations", "qadtr-gir-agreement",
+    "triqdef", "triqdef-s1", "triqdef-without-fdp", "triqdef-without-fdp-s1", "triqdef-without-gpdp",
+    "triqdef-without-gpdp-s1", "triqdef-without-both", "triqdef-without-both-s1", "triqdef-without-bact",
+    "triqdef-online", "triqdef-online-without-both",
 )  # fmt: skip
 
 

@@ -1,0 +1,291 @@
+"""PatchAttack: a patch found by questions alone, mono-coloured or cut from a texture (Yang et al. 2020)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qpatch.attacks.patch import as_size, check_fits, make_mask, paste, round_to_bytes
+from qpatch.attacks.places import allowed_places, sample_places
+from qpatch.checks import check_eval, check_images, check_labels
+from qpatch.errors import InputError, ParameterError, one_of
+
+VARIANTS = ("mono", "texture")
+POLICIES = ("reinforce", "random")
+_MEMORY = 0.9  # how much of its past the baseline keeps from query to query
+
+
+@dataclass(frozen=True, eq=False)
+class Queried:
+    """What the queries found, image by image.
+
+    Attributes:
+        images: float32 (N, C, H, W), each with the best patch that was asked about.
+        success: bool (N,), whether that patch fooled the network when it was asked about.
+        queries: int64 (N,), how many questions were asked.
+        first: int64 (N,), the question that first succeeded, counted from 1; 0 if none did.
+        pixels: float32 (N, C, h, w), the patches. places: int64 (N, 2), where they lie; see `paste`.
+    """
+
+    images: Tensor
+    success: Tensor
+    queries: Tensor
+    first: Tensor
+    pixels: Tensor
+    places: Tensor
+
+    def within(self, budget: int) -> Tensor:
+        """Whom a budget of so many questions would have fooled: bool (N,). Budgets are prefixes of each other."""
+        return (self.first > 0) & (self.first <= budget)
+
+
+class QueryPatchAttack:
+    """PatchAttack of Yang et al. 2020 (arXiv 2004.05682; code GitHub Chenglin-Yang/PatchAttack) with one patch of fixed area.
+
+    Each image has an agent that proposes a place and a look of the patch, asks the network, and is rewarded with the
+    logarithm of the probability of success: of any class but the true one, or of the target. REINFORCE makes rewarded
+    choices more likely. No gradient of the network is ever taken. Variant "mono" (the paper's MPA) chooses a colour;
+    "texture" (TPA) chooses a texture of a class and where to cut it.
+
+    Deviations: (1) one patch whose area is that of the white-box attacks, as paper A's 6×6 must mean; the published code
+    lets MPA trade area for success and TPA add up to ten patches. (2) The published agent is an LSTM that is updated from
+    50 batches of 500 queries; here the choices have independent probabilities (the column given the row), updated after
+    every query against a moving mean and deviation of the rewards, so that budgets of some hundred queries can learn.
+    (3) Neighbouring rows, columns and shades share what is learnt (`smooth`). (4) Colours have `levels` shades per
+    channel instead of 255. (5) Untargeted textures may be of any class but the true one, not of one class given.
+
+    Args:
+        view: any callable, images (N, C, H, W) in [0, 1] to scores before softmax (N, classes). It is called without
+            gradients. A module must be in eval mode.
+        patch_size: pixels, an int or (height, width).
+        target: the class to show; None makes the attack untargeted.
+        place: where the agent may put the patch, see `sample_places`; "random" and "away" leave it the choice.
+        variant: one of `VARIANTS`.
+        textures: float32 (classes, clusters, C, H, W) in [0, 1], see `texture_dictionary`; for the texture variant.
+        queries: the most questions per image.
+        policy: "reinforce", or "random": the agent never learns and draws all its choices evenly, the control.
+        levels: shades per colour channel, evenly from 0 to 1, brought to bytes.
+        lr: step of the choices' logits for a reward one deviation above the mean.
+        smooth: how far rows, columns and cuts share what is learnt, in pixels; 0 keeps them apart.
+        entropy: weight of the agents' entropy beside the reward.
+        stop_at: an image is finished once a query succeeds with this probability of success. 0, as published, stops at
+            the first success; 1 uses the whole budget, for patches that are to be shown to other networks.
+        seed: the same call gives the same bytes; an image's draws do not depend on how other images fare.
+        batch: images per forward pass.
+        progress: called as progress(query, queries, images that go on) after every query.
+
+    Raises:
+        InputError: network in train mode, malformed images, labels or textures, patch larger than the image.
+        ParameterError: unknown or inconsistent parameters.
+    """
+
+    def __init__(
+        self,
+        view: Callable[[Tensor], Tensor],
+        patch_size: int | tuple[int, int] = 6,
+        *,
+        target: int | None = None,
+        place: str | tuple[int, int] = "random",
+        variant: str = "mono",
+        textures: Tensor | None = None,
+        queries: int = 250,
+        policy: str = "reinforce",
+        levels: int = 4,
+        lr: float = 0.3,
+        smooth: float = 2.0,
+        entropy: float = 0.0,
+        stop_at: float = 0.0,
+        seed: int = 0,
+        batch: int = 100,
+        progress: Callable[[int, int, int], None] | None = None,
+    ) -> None:
+        for name, value, least in (("queries", queries, 1), ("levels", levels, 2), ("batch", batch, 1)):
+            if not isinstance(value, int) or value < least:
+                raise ParameterError(f"{name} must be an int of at least {least}, got {value!r}.")
+        if not lr > 0 or not smooth >= 0 or not entropy >= 0 or not 0 <= stop_at <= 1:
+            raise ParameterError("lr must be positive, smooth and entropy at least 0, and stop_at in [0, 1].")
+        if (one_of(variant, VARIANTS, "variant") == "texture") != (textures is not None):
+            raise ParameterError("textures belong to variant='texture'; make them with texture_dictionary(...).")
+        self.view, self.size, self.target, self.place = view, as_size(patch_size), target, place
+        self.mask = make_mask("square", self.size)
+        self.variant, self.textures, self.queries, self.levels = variant, textures, queries, levels
+        self.policy, self.lr, self.smooth = one_of(policy, POLICIES, "policy"), lr, smooth
+        self.entropy, self.stop_at, self.seed, self.batch, self.progress = entropy, stop_at, seed, batch, progress
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The images, each with a patch of its own: float32 (N, C, H, W) in [0, 1]."""
+        return self.run(images, labels).images
+
+    @torch.no_grad()
+    def run(self, images: Tensor, labels: Tensor) -> Queried:
+        """Attack every image with a patch of its own.
+
+        Args:
+            images: float32 (N, C, H, W) in [0, 1]; not changed. labels: int64 (N,), the true classes.
+        """
+        labels = self._check(images, labels).cpu()
+        n, generator = len(images), torch.Generator().manual_seed(self.seed)
+        agents = self._agents(images, labels)
+        best, success = torch.full((n,), -math.inf), torch.zeros(n, dtype=torch.bool)
+        asked, first = torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.int64)
+        choices = torch.zeros(n, agents.factors, dtype=torch.int64)
+        alive = torch.arange(n)
+        for query in range(1, self.queries + 1):
+            drawn = agents.draw(alive, generator)
+            scores = self._ask(images, alive, drawn)
+            reward, hit = self._judge(scores, labels[alive])
+            asked[alive] = query
+            first[alive[hit & (first[alive] == 0)]] = query
+            better = (hit & ~success[alive]) | ((hit == success[alive]) & (reward > best[alive]))
+            index = alive[better]
+            best[index], success[index], choices[index] = reward[better], hit[better], drawn[better]
+            if self.policy == "reinforce":
+                agents.learn(alive, drawn, reward)
+            alive = alive[~(hit & (reward.exp() >= self.stop_at)) | (self.stop_at == 1)]
+            if self.progress is not None:
+                self.progress(query, self.queries, len(alive))
+            if len(alive) == 0:
+                break
+        pixels, places = self._pixels(choices), choices[:, :2]
+        adversarial = paste(images, pixels, self.mask, places)
+        return Queried(adversarial, success, asked, first, pixels, places)
+
+    def _check(self, images: Tensor, labels: Tensor) -> Tensor:
+        is_module = isinstance(self.view, nn.Module)
+        if is_module:
+            check_eval(self.view)
+        check_images(images, self.view if is_module else None)
+        check_labels(labels, len(images))
+        check_fits(self.size, images.shape[-2:])
+        classes = self.view(images[:1]).shape[1]
+        for what, value in {"target": self.target, "the largest label": int(labels.max())}.items():
+            if value is not None and not 0 <= value < classes:
+                raise InputError(f"{what} is {value}, but the network has {classes} classes, 0 to {classes - 1}.")
+        if self.textures is not None:
+            shape = self.textures.shape
+            if len(shape) != 5 or shape[0] != classes or shape[2] != images.shape[1]:
+                raise InputError(f"textures must be ({classes}, clusters, {images.shape[1]}, H, W), got {tuple(shape)}.")
+            check_images(self.textures.flatten(0, 1))
+            check_fits(self.size, shape[-2:])
+        return labels
+
+    def _agents(self, images: Tensor, labels: Tensor) -> Agents:
+        allowed = _region(self.place, images.shape[-2:], self.size)
+        even = lambda k: torch.zeros(1, k)  # noqa: E731
+        shared = torch.zeros(len(images), dtype=torch.int64)
+        rows = (allowed.sum(dim=1).double().log().float()[None], shared, self.smooth)
+        columns = (allowed.float().log(), None, self.smooth)
+        if self.variant == "mono":
+            shade = (even(self.levels), shared, 0.0)
+            looks = [shade] * images.shape[1]
+        else:
+            classes, clusters, _, height, width = self.textures.shape
+            same = torch.eye(classes, dtype=torch.bool)
+            of_class = torch.zeros(classes, classes).masked_fill(same if self.target is None else ~same, -math.inf)
+            key = labels if self.target is None else torch.full_like(labels, self.target)
+            cuts = [(even(side - length + 1), shared, self.smooth) for side, length in zip((height, width), self.size)]
+            looks = [(of_class, key, 0.0), (even(clusters), shared, 0.0), *cuts]
+        return Agents(len(images), [rows, columns, *looks], self.lr, self.entropy)
+
+    def _pixels(self, choices: Tensor) -> Tensor:
+        """The patches that choices (n, factors) stand for: (n, C, h, w)."""
+        looks, (height, width) = choices[:, 2:], self.size
+        if self.variant == "mono":
+            return round_to_bytes(looks / (self.levels - 1))[:, :, None, None].expand(-1, -1, height, width)
+        kind, cluster, top, left = (part[:, None, None] for part in looks.unbind(dim=1))
+        rows, columns = top + torch.arange(height)[:, None], left + torch.arange(width)
+        return self.textures.cpu()[kind, cluster, :, rows, columns].permute(0, 3, 1, 2)
+
+    def _ask(self, images: Tensor, alive: Tensor, drawn: Tensor) -> Tensor:
+        """The network's scores for the images `alive` with the patches drawn, on the CPU."""
+        parts = zip(alive.split(self.batch), drawn.split(self.batch))
+        return torch.cat([
+            self.view(paste(images[index.to(images.device)], self._pixels(part), self.mask, part[:, :2])).cpu()
+            for index, part in parts
+        ])  # fmt: skip
+
+    def _judge(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The logarithm of the probability of success, and whether the class changed as it should."""
+        logs, shown = scores.float().log_softmax(dim=1), scores.argmax(dim=1)
+        if self.target is not None:
+            return logs[:, self.target], shown == self.target
+        return logs.scatter(1, labels[:, None], -math.inf).logsumexp(dim=1), shown != labels
+
+
+class Agents:
+    """One agent per image: a product of categorical choices, each moved by REINFORCE after every query.
+
+    Args:
+        n: number of agents.
+        choices: of each factor: a table (T, K) of prior logits, the row of the table that each agent uses, int64 (N,)
+            or None for the one that the choice before has drawn, and the width in options over which neighbours learn
+            together, 0 for none. An agent that has learnt nothing draws from the prior.
+        lr: step size. entropy: its weight.
+    """
+
+    def __init__(self, n: int, choices: Sequence[tuple[Tensor, Tensor | None, float]], lr: float, entropy: float) -> None:
+        self.tables, self.keys, widths = zip(*choices)
+        self.logits = [torch.zeros(n, table.shape[1]) for table in self.tables]
+        self.kernels = [_kernel(table.shape[1], width) for table, width in zip(self.tables, widths)]
+        self.lr, self.entropy, self.factors = lr, entropy, len(choices)
+        self.mean, self.variance, self.seen = torch.zeros(n), torch.zeros(n), torch.zeros(n)
+
+    def draw(self, alive: Tensor, generator: torch.Generator) -> Tensor:
+        """One choice per factor for the agents `alive`: int64 (n, factors)."""
+        drawn: list[Tensor] = []
+        for factor, logits in enumerate(self.logits):
+            race = torch.empty_like(logits).exponential_(generator=generator)  # for all, so that no draw depends on others
+            drawn.append((self._chances(factor, alive, drawn) / race[alive]).argmax(dim=1))
+        return torch.stack(drawn, dim=1)
+
+    def learn(self, alive: Tensor, drawn: Tensor, reward: Tensor) -> None:
+        """Make what was drawn more likely by as many deviations as its reward lies above the mean of the past."""
+        advantage = self._advantage(alive, reward)[:, None]
+        columns = list(drawn.unbind(dim=1))
+        steps = []
+        for factor, chosen in enumerate(columns):
+            chances = self._chances(factor, alive, columns)
+            step = advantage * (F.one_hot(chosen, chances.shape[1]) - chances)
+            if self.entropy:
+                surprise = torch.xlogy(chances, chances)
+                step -= self.entropy * (surprise - chances * surprise.sum(dim=1, keepdim=True))
+            steps.append(step)
+        for logits, kernel, step in zip(self.logits, self.kernels, steps):
+            logits[alive] += self.lr * (step @ kernel)
+
+    def _chances(self, factor: int, alive: Tensor, drawn: Sequence[Tensor]) -> Tensor:
+        key = self.keys[factor]
+        prior = self.tables[factor][drawn[factor - 1] if key is None else key[alive]]
+        return (self.logits[factor][alive] + prior).softmax(dim=1)
+
+    def _advantage(self, alive: Tensor, reward: Tensor) -> Tensor:
+        self.seen[alive] += 1
+        weight = (1 / self.seen[alive]).clamp_min(1 - _MEMORY)
+        surplus = reward - self.mean[alive]
+        self.mean[alive] += weight * surplus
+        variance = (1 - weight) * (self.variance[alive] + weight * surplus**2)
+        self.variance[alive] = variance
+        return torch.where(variance > 0, surplus / variance.sqrt(), 0.0)
+
+
+def _kernel(options: int, width: float) -> Tensor:
+    """How much each option learns from each other: the identity, or a bell of this standard deviation."""
+    at = torch.arange(options).float()
+    return torch.exp(-((at[:, None] - at) ** 2) / (2 * width**2)) if width else torch.eye(options)
+
+
+def _region(place: str | tuple[int, int], image_size: Sequence[int], size: tuple[int, int]) -> Tensor:
+    """Where the patch may lie: bool, one entry per top-left corner."""
+    if place in ("random", "away"):
+        return allowed_places(place, tuple(image_size), size)
+    allowed = torch.zeros(image_size[0] - size[0] + 1, image_size[1] - size[1] + 1, dtype=torch.bool)
+    corners = ("top_left", "top_right", "bottom_left", "bottom_right")
+    for kind in corners if place == "corner" else (place,):
+        row, column = sample_places(kind, 1, tuple(image_size), size)[0]
+        allowed[row, column] = True
+    return allowed
