@@ -105,6 +105,7 @@ def train(
     state_path: Path | None = None,
     device: str | torch.device = "cpu",
     report: Callable[[str], None] = print,
+    watch: Callable[[MultiBit], dict] | None = None,
 ) -> list[dict]:
     """Train `net` in place and leave it in eval mode.
 
@@ -116,6 +117,7 @@ def train(
         state_path: where to keep the resumable state (safetensors + JSON); None keeps nothing.
         device: where to train.
         report: gets one line per epoch.
+        watch: measures the network, in eval mode, after every epoch; what it gives joins the epoch's row.
 
     Returns:
         One dict per epoch: epoch, loss, seconds, images per second.
@@ -152,6 +154,8 @@ def train(
         seconds = time.perf_counter() - started
         rate = steps_per_epoch * recipe.batch_size / seconds
         history.append({"epoch": epoch + 1, "loss": mean, "seconds": seconds, "images_per_second": rate})
+        if watch is not None:
+            history[-1] |= watch(net.eval())
         report(f"epoch {epoch + 1}/{recipe.epochs}  loss {mean:.4f}  {seconds:.0f} s  {rate:.0f} images/s")
         if state_path is not None:
             _keep(net, optimizer, recipe, history, state_path)

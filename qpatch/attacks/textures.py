@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -56,6 +55,8 @@ def texture_dictionary(
         raise ParameterError(f"clusters must be a positive int, got {clusters!r}.")
     if not 0 <= threshold <= 1:
         raise ParameterError(f"threshold must lie in [0, 1], got {threshold!r}.")
+    from sklearn.cluster import KMeans  # here, because the import takes longer than the clustering
+
     styles, confidence = _styles(net, images, labels, layers, threshold, batch)
     textures = []
     for label in range(confidence.shape[1]):

@@ -71,6 +71,11 @@ class Likeness:
 
     def parts(self, values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """SoftDice and HOG cosine apart, each over the pairs."""
+        dice, cosine = self.tables(values)
+        return self._over_pairs(dice.mean(dim=2)), self._over_pairs(cosine.mean(dim=2))
+
+    def tables(self, values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """SoftDice and HOG cosine of every two widths for every image: (W, W, N) each."""
         shape = values[0].shape
         if any(other.shape != shape for other in values):
             raise InputError(f"the widths' maps differ in shape: {', '.join(str(tuple(v.shape)) for v in values)}.")
@@ -84,8 +89,7 @@ class Likeness:
         overlap = torch.einsum("inp,jnp->ijn", masks, masks)
         sizes = masks.sum(dim=2)
         dice = (2 * overlap + self.smoothing) / (sizes[:, None] + sizes[None] + self.smoothing)
-        cosine = torch.einsum("inp,jnp->ijn", histograms, histograms)
-        return self._over_pairs(dice.mean(dim=2)), self._over_pairs(cosine.mean(dim=2))
+        return dice, torch.einsum("inp,jnp->ijn", histograms, histograms)
 
     def _over_pairs(self, table: Tensor) -> Tensor:
         """Of a symmetric (W, W) table, the entries above the diagonal."""

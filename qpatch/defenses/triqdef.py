@@ -81,6 +81,12 @@ class TriQDef:
             raise ParameterError("share must lie in (0, 1), and no weight may be negative.")
 
     def __call__(self, net: MultiBit, batch: Batch, step: int) -> Tensor:
+        weights = {"clean": 1.0, "adversarial": self.adv, "features": self.fdp, "gradients": self.gpdp}
+        terms = self.terms(net, batch, step)
+        return sum(weights[name] * term for name, term in terms.items()) / (1 + self.adv)
+
+    def terms(self, net: MultiBit, batch: Batch, step: int) -> dict[str, Tensor]:
+        """L_clean, L_adv, L_FDP and L_GPDP of one step, as scalars without their weights; penalties of weight 0 are left out."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         if step in self.starts[1:]:
             self._open(net, self.starts.index(step))
@@ -88,27 +94,27 @@ class TriQDef:
         count = max(1, round(len(batch.labels) * self.share))
         labels = batch.labels[:count]
         patched = self.patches(net, batch.images[:count], labels, widths, generator)
-        images = torch.cat([patched, batch.images[count:]])
-        clean, adversarial, features = self._forward(net, images, batch.labels, widths, count)
-        total = clean + self.adv * adversarial
+        clean, adversarial, features = self._forward(net, patched, batch, widths)
+        found = {"clean": clean, "adversarial": adversarial}
         if self.fdp:
-            total = total + self.fdp * torch.stack([self.features(maps) for maps in features]).mean()
+            found["features"] = torch.stack([self.features(maps) for maps in features]).mean()
         if self.gpdp:
             part = slice(0, self.gradient_images)
-            total = total + self.gpdp * self.gradients([input_gradients(net.at(b), patched[part], labels[part]) for b in widths])
-        return total / (1 + self.adv)
+            found["gradients"] = self.gradients([input_gradients(net.at(b), patched[part], labels[part]) for b in widths])
+        return found
 
     def active(self, step: int) -> tuple[int, ...]:
         """B_t, the widths that are trained at this step."""
         return self.stages[sum(start <= step for start in self.starts) - 1]
 
-    def _forward(self, net, images, labels, widths, count) -> tuple[Tensor, Tensor, list[list[Tensor]]]:
+    def _forward(self, net, patched, batch, widths) -> tuple[Tensor, Tensor, list[list[Tensor]]]:
         """L_clean, L_adv, and for each layer the features of every width on the first patched images."""
+        count, images = len(patched), torch.cat([patched, batch.images[len(patched) :]])
         clean, adversarial, features = [], [], [[] for _ in self.layers]
         for width in widths:
             with outputs(net.at(width), self.layers if self.fdp else ()) as kept:
                 logits = logits_of(net.at(width), images, self.bf16 and width == 32)
-            losses = F.cross_entropy(logits, labels, reduction="none")
+            losses = F.cross_entropy(logits, batch.labels, reduction="none")
             adversarial.append(losses[:count].mean())
             clean.append(losses[count:].mean())
             for layer, maps in zip(features, kept):

@@ -63,8 +63,9 @@ def of_end(values: Mapping[str, float], end: str) -> pd.DataFrame:
 
 
 def explained_rows(
-    pairs: pd.DataFrame, measurements: Mapping[str, pd.DataFrame], *, draws: int = 400, seed: int = 0
-) -> pd.DataFrame:
+    pairs: pd.DataFrame, measurements: Mapping[str, pd.DataFrame], *, draws: int = 400, seed: int = 0,
+    given: str | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Spearman's rank correlation between each measurement and the transfer of a patch, over pairs of networks.
 
     Three outcomes: "success"; "relative", success over that of the target's own patch, without the target's own
@@ -75,6 +76,7 @@ def explained_rows(
         pairs: from `transfer_pairs`.
         measurements: name → square table, source down and target across, of all networks in `pairs`.
         draws: permutations for the chance level. seed: of them.
+        given: a measurement that is held fixed: all correlations become partial ones, and its own is nan.
 
     Returns:
         One row per measurement and outcome: measurement, outcome, value, low, high (95 % by Student's t on Fisher's
@@ -84,7 +86,9 @@ def explained_rows(
 
     Raises:
         InputError: a table that lacks a network, or holds nan between two networks; fewer than four networks.
+        ParameterError: `given` is not among the measurements.
     """
+    fixed = None if given is None else list(measurements).index(one_of(given, measurements, "fixed measurement"))
     names = sorted({*pairs["source"], *pairs["target"]})
     if len(names) < 4:
         raise InputError(f"pairs of {len(names)} networks explain nothing; take at least four networks.")
@@ -94,14 +98,14 @@ def explained_rows(
     outcome = pairs[["success", "relative", "success"]].to_numpy(float)
     blocks = [pd.factorize(pairs["group"] + "\n" + pairs[end])[0] for end in ("source", "target")]
     measured = tables[:, source, target].T
-    value = _correlations(measured, outcome, blocks)
+    value = _correlations(measured, outcome, blocks, fixed)
     remaining = [(source != i) & (target != i) for i in range(len(names))]
-    left_out = [_correlations(measured[keep], outcome[keep], [b[keep] for b in blocks]) for keep in remaining]
+    left_out = [_correlations(measured[keep], outcome[keep], [b[keep] for b in blocks], fixed) for keep in remaining]
     low, high = _jackknife(value, np.stack(left_out))
     rng, exchanged = np.random.default_rng(seed), []
     for _ in range(draws):
         other = rng.permutation(len(names))
-        exchanged.append(_correlations(tables[:, other[source], other[target]].T, outcome, blocks))
+        exchanged.append(_correlations(tables[:, other[source], other[target]].T, outcome, blocks, fixed))
     chance_low, chance_high = np.quantile(exchanged, [0.025, 0.975], axis=0) + 0 * value  # unknown where value is
     return pd.DataFrame(
         {"measurement": name, "outcome": kind, "value": value[at], "low": low[at], "high": high[at],
@@ -113,15 +117,18 @@ def explained_rows(
 
 
 def explain(
-    pairs: pd.DataFrame, question: str, tables: Mapping[str, Mapping | pd.DataFrame], *, draws: int = 400, seed: int = 0
-) -> pd.DataFrame:
+    pairs: pd.DataFrame, question: str, tables: Mapping[str, Mapping | pd.DataFrame], *, draws: int = 400,
+    seed: int = 0, given: str | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """`explained_rows` for every kind of patch in the column `kind` of `pairs`, with the columns question and attack.
 
     Args:
         tables: name → square table; or kind → such a mapping, where the measurements differ between kinds.
+        given: as in `explained_rows`.
     """
     found = [
-        explained_rows(part, tables.get(kind, tables), draws=draws, seed=seed).assign(question=question, attack=kind)
+        explained_rows(part, tables.get(kind, tables), draws=draws, seed=seed, given=given)
+        .assign(question=question, attack=kind)
         for kind, part in pairs.groupby("kind", sort=False)
     ]
     return pd.concat(found, ignore_index=True)
@@ -136,14 +143,28 @@ def _table(name: str, table: pd.DataFrame, names: list[str]) -> np.ndarray:
     return values
 
 
-def _correlations(properties: np.ndarray, outcome: np.ndarray, blocks: list[np.ndarray]) -> np.ndarray:
-    """(pairs, K) and (pairs, 3) → (K, 3); the last outcome with ranks freed from the means of the blocks."""
+def _correlations(
+    properties: np.ndarray, outcome: np.ndarray, blocks: list[np.ndarray], fixed: int | None = None
+) -> np.ndarray:
+    """(pairs, K) and (pairs, 3) → (K, 3); the last outcome with ranks freed from the means of the blocks.
+
+    Of all ranks, what is linear in those of the property `fixed` is taken out.
+    """
     both, k = rankdata(np.column_stack([properties, outcome]), axis=0), properties.shape[1]
     members = [np.equal.outer(np.unique(block), block).astype(float) for block in blocks]  # (blocks, pairs)
     freed = both.copy()
     for member in members * _SWEEPS:
         freed -= member.T @ ((member @ freed) / member.sum(axis=1, keepdims=True))
+    if fixed is not None:
+        both, freed = (_without(ranks, fixed) for ranks in (both, freed))
     return np.hstack([_correlate(both[:, :k], both[:, k : k + 2]), _correlate(freed[:, :k], freed[:, k + 2 :])])
+
+
+def _without(ranks: np.ndarray, fixed: int) -> np.ndarray:
+    """Residuals of the regression of each column on one of them."""
+    ranks = ranks - ranks.mean(axis=0)
+    own = ranks[:, fixed]
+    return ranks - np.outer(own, own @ ranks) / max(own @ own, 1e-12)
 
 
 def _correlate(first: np.ndarray, second: np.ndarray) -> np.ndarray:

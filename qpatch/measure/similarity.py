@@ -1,7 +1,7 @@
 """How alike are the maps of two networks, and what would chance alone give? Cosine, Edge IoU and HOG cosine.
 
-TriQDef (Guesmi, Ouni, Shafique 2026) compares input gradients (Table 3) and features (Figure 2) of two bit-widths of the
-same image. None of the three numbers means anything by itself: HOG histograms are not negative, so the cosine of two
+TriQDef (Guesmi, Ouni, Shafique 2026) compares input gradients (Table 3) and features (Figure 2) of one image at two
+bit-widths. None of the three numbers means anything by itself: HOG histograms are not negative, so the cosine of two
 unrelated ones is far from zero, and two gradients that both sit on the object in the middle share edges for nothing. So
 every row here stands beside its chance levels: another image, shuffled pixels, and an independently trained network.
 """
@@ -33,7 +33,7 @@ COMPARISONS = (SAME, DIFFERENT, SHUFFLED, INDEPENDENT)
 
 
 class Pair(NamedTuple):
-    """Two networks by name, what the rows call them, and an independently trained network for the second one's place."""
+    """Two networks by name, what rows call them, and an independently trained network for the second one's place."""
 
     training: str
     pair: str

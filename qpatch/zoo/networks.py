@@ -22,6 +22,7 @@ from qpatch.zoo.losses import make_loss
 from qpatch.zoo.recipes import ENTRIES, Entry, entry
 
 FOLDER = Path(__file__).parent / "checkpoints"
+_WATCHED_IMAGES = 1_000
 _LICENCES = {
     "cifar10": "MIT; trained on CIFAR-10 (Krizhevsky 2009)",
     "coffee": "MIT; trained on coffee leaves (Esgario et al. 2020, BRACOL, CC BY 4.0)",
@@ -177,7 +178,7 @@ def _make(wanted: Entry, dataset: str, state: Path, fresh: bool, device, report)
         loss = make_loss(wanted, others)
         history = training.train(
             net, loss, images, wanted.recipe, state_path=state, device=device,
-            report=lambda line: report(f"{wanted.name}: {line}"),
+            report=lambda line: report(f"{wanted.name}: {line}"), watch=_Watch(wanted, test),
         )  # fmt: skip
     net.eval().cpu()
     clean = {str(bits): accuracy(net.at(bits), test.floats(), test.labels) for bits in wanted.trained}
@@ -192,6 +193,7 @@ def _make(wanted: Entry, dataset: str, state: Path, fresh: bool, device, report)
         "clean_accuracy": clean,
         "training_seconds": round(sum(row["seconds"] for row in history), 1),
         "final_loss": history[-1]["loss"] if history else None,
+        "history": history,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "hardware": f"{platform.machine()}, {platform.system()}" if device == "cpu" else str(device),
@@ -199,6 +201,22 @@ def _make(wanted: Entry, dataset: str, state: Path, fresh: bool, device, report)
         "licence": _LICENCES.get(dataset, "MIT"),
         "limits": wanted.note,
     }
+
+
+class _Watch:
+    """The accuracy of every trained width on a fixed part of the test images, for the history on the card.
+
+    Nothing is chosen by it: every training runs to its end.
+    """
+
+    def __init__(self, wanted: Entry, test: data.Dataset):
+        self.widths = wanted.trained
+        self.images, self.labels = test.take(data.balanced_subset(test, min(_WATCHED_IMAGES, len(test))))
+
+    def __call__(self, net: MultiBit) -> dict:
+        device = next(net.parameters()).device
+        images, labels = self.images.to(device), self.labels.to(device)
+        return {"accuracy": {str(width): accuracy(net.at(width), images, labels) for width in self.widths}}
 
 
 def _commit() -> str:
