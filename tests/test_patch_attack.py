@@ -1,7 +1,5 @@
 """PatchAttack: what it may know, what it may change, how it counts its questions, and that its agents learn."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -183,7 +181,7 @@ def test_entropy_draws_the_choices_together():
 def test_the_policy_finds_what_the_random_control_misses():
     images, labels = torch.full((60, 3, 32, 32), 0.5), torch.zeros(60, dtype=torch.int64)
 
-    def hot_spot(shown):  # the more red and the less blue at the lower right, the less class 0; 2 % of all patches fool it
+    def hot_spot(shown):  # the more red and the less blue at the lower right, the less class 0
         corner = shown[:, :, 20:, 20:].mean(dim=(2, 3))
         evidence = 40 * (corner[:, 0] - corner[:, 2])
         return torch.stack([torch.full_like(evidence, 9.5), evidence], dim=1)
@@ -226,32 +224,29 @@ class Averager(nn.Module):
         return self.fc(self.features(images).mean(dim=(2, 3)))
 
 
-def test_textures_are_the_most_confident_image_of_each_style():
+def style(pictures):
+    """The colours' Gram matrices, (N, 3, 3)."""
+    return torch.einsum("nchw,ndhw->ncd", pictures, pictures) / pictures[0, 0].numel()
+
+
+def test_textures_have_the_styles_of_their_classes():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(3).repeat_interleave(20)
-    images = torch.rand(60, 3, 8, 8, generator=generator) * 0.1
-    flat = torch.arange(60) % 2 == 0  # two styles: an even square, or a square in two colours
+    images = torch.rand(60, 3, 8, 8, generator=generator) * 0.02
+    pure, mixed = torch.arange(60) % 2 == 0, torch.arange(60) % 2 == 1  # two styles per class, in a square
     for index, label in enumerate(labels.tolist()):
-        images[index, label, 2:6, 2:6] = 0.7 + 0.01 * (index % 20)
-        if not flat[index]:
-            images[index, (label + 1) % 3, 2:6, 2:6] = 0.6
-    net = Averager().eval()
-    found = texture_dictionary(net, images, labels, clusters=2, layers=("features",))
-    assert found.shape == (3, 2, 3, 8, 8) and torch.equal(found, texture_dictionary(net, images, labels, clusters=2, layers=("features",)))
-    for label in range(3):
-        chosen = [int((images == texture).flatten(1).all(dim=1).nonzero()) for texture in found[label]]
-        best = {bool(part): max((i for i in range(60) if labels[i] == label and bool(flat[i]) == part),
-                                key=lambda i: float(net(images[i : i + 1]).softmax(dim=1)[0, label])) for part in (True, False)}  # fmt: skip
-        assert set(chosen) == set(best.values())
-
-
-def test_styles_are_taken_where_the_class_is_seen():
-    images = torch.zeros(2, 3, 8, 8)
-    images[:, 0, :4, :4], images[1, 1, 6:, 6:] = 0.9, 0.5  # the second has something else elsewhere
-    from qpatch.attacks.textures import _styles
-
-    styles, _ = _styles(Averager().eval(), images, torch.zeros(2, dtype=torch.int64), ("features",), 0.8, 10)
-    assert torch.allclose(styles[0], styles[1]) and math.isclose(float(styles[0].norm()), 1.0, rel_tol=1e-5)
+        images[index, label, 2:6, 2:6] = 0.8
+        images[index, (label + 1) % 3, 2:6, 2:6] = 0.6 if mixed[index] else 0.0
+    net, before = Averager().eval(), torch.eye(3)
+    options = {"clusters": 2, "layers": ("features",), "steps": 300}
+    found = texture_dictionary(net, images, labels, **options)
+    assert found.shape == (3, 2, 3, 8, 8) and torch.equal(found, (found * 255).round() / 255)
+    assert torch.equal(found, texture_dictionary(net, images, labels, **options))
+    assert torch.equal(net.fc.weight, before) and net.fc.weight.grad is None and not net.features._forward_hooks
+    for label in range(3):  # the style is that of the square, not of the whole image; the order of clusters is free
+        squares = [style(images[(labels == label) & kind][:, :, 2:6, 2:6]).mean(dim=0) for kind in (pure, mixed)]
+        distance = torch.stack([(style(found[label]) - square).norm(dim=(1, 2)) for square in squares])
+        assert distance.amin(dim=0).max() < 0.02 and set(distance.argmin(dim=0).tolist()) == {0, 1}
 
 
 def test_a_dictionary_says_what_it_lacks():

@@ -45,18 +45,18 @@ class Queried:
 
 
 class QueryPatchAttack:
-    """PatchAttack of Yang et al. 2020 (arXiv 2004.05682; code GitHub Chenglin-Yang/PatchAttack) with one patch of fixed area.
+    """PatchAttack of Yang et al. 2020 (arXiv 2004.05682, code GitHub Chenglin-Yang/PatchAttack), with one patch.
 
     Each image has an agent that proposes a place and a look of the patch, asks the network, and is rewarded with the
     logarithm of the probability of success: of any class but the true one, or of the target. REINFORCE makes rewarded
     choices more likely. No gradient of the network is ever taken. Variant "mono" (the paper's MPA) chooses a colour;
     "texture" (TPA) chooses a texture of a class and where to cut it.
 
-    Deviations: (1) one patch whose area is that of the white-box attacks, as paper A's 6×6 must mean; the published code
-    lets MPA trade area for success and TPA add up to ten patches. (2) The published agent is an LSTM that is updated from
-    50 batches of 500 queries; here the choices have independent probabilities (the column given the row), updated after
-    every query against a moving mean and deviation of the rewards, so that budgets of some hundred queries can learn.
-    (3) Neighbouring rows, columns and shades share what is learnt (`smooth`). (4) Colours have `levels` shades per
+    Deviations: (1) One patch whose area is that of the white-box attacks, as paper A's 6×6 must mean; the published
+    code lets MPA trade area for success and TPA add up to ten patches. (2) The published agent is an LSTM, updated from
+    50 batches of 500 queries; here the choices have independent probabilities (the column given the row), updated
+    after every query against a moving mean and deviation of the rewards, so that some hundred queries can teach.
+    (3) Neighbouring rows, columns and cuts share what is learnt (`smooth`). (4) Colours have `levels` shades per
     channel instead of 255. (5) Untargeted textures may be of any class but the true one, not of one class given.
 
     Args:
@@ -169,7 +169,8 @@ class QueryPatchAttack:
         if self.textures is not None:
             shape = self.textures.shape
             if len(shape) != 5 or shape[0] != classes or shape[2] != images.shape[1]:
-                raise InputError(f"textures must be ({classes}, clusters, {images.shape[1]}, H, W), got {tuple(shape)}.")
+                wanted = f"({classes}, clusters, {images.shape[1]}, H, W)"
+                raise InputError(f"textures must have the shape {wanted}, got {tuple(shape)}.")
             check_images(self.textures.flatten(0, 1))
             check_fits(self.size, shape[-2:])
         return labels
@@ -228,7 +229,9 @@ class Agents:
         lr: step size. entropy: its weight.
     """
 
-    def __init__(self, n: int, choices: Sequence[tuple[Tensor, Tensor | None, float]], lr: float, entropy: float) -> None:
+    def __init__(
+        self, n: int, choices: Sequence[tuple[Tensor, Tensor | None, float]], lr: float, entropy: float
+    ) -> None:
         self.tables, self.keys, widths = zip(*choices)
         self.logits = [torch.zeros(n, table.shape[1]) for table in self.tables]
         self.kernels = [_kernel(table.shape[1], width) for table, width in zip(self.tables, widths)]
@@ -239,7 +242,7 @@ class Agents:
         """One choice per factor for the agents `alive`: int64 (n, factors)."""
         drawn: list[Tensor] = []
         for factor, logits in enumerate(self.logits):
-            race = torch.empty_like(logits).exponential_(generator=generator)  # for all, so that no draw depends on others
+            race = torch.empty_like(logits).exponential_(generator=generator)  # for all: no draw depends on who is left
             drawn.append((self._chances(factor, alive, drawn) / race[alive]).argmax(dim=1))
         return torch.stack(drawn, dim=1)
 

@@ -81,8 +81,11 @@ class TriQDef:
             raise ParameterError("share must lie in (0, 1), and no weight may be negative.")
 
     def __call__(self, net: MultiBit, batch: Batch, step: int) -> Tensor:
+        return self.total(self.terms(net, batch, step))
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """L of its terms."""
         weights = {"clean": 1.0, "adversarial": self.adv, "features": self.fdp, "gradients": self.gpdp}
-        terms = self.terms(net, batch, step)
         return sum(weights[name] * term for name, term in terms.items()) / (1 + self.adv)
 
     def terms(self, net: MultiBit, batch: Batch, step: int) -> dict[str, Tensor]:

@@ -33,6 +33,23 @@ from qpatch.measure.pixel import pixel_rows
 from qpatch.measure.place_map import centrality, map_agreement, place_grid, place_hits, place_means, place_saliency
 from qpatch.measure.precision import precision_rows
 from qpatch.measure.published_gradients import Gridded, keras_cross_entropy, script_differences
+from qpatch.measure.similarity import (
+    COMPARISONS,
+    Pair,
+    Reading,
+    layer_rows,
+    observe,
+    pooled_rows,
+    shuffle_pixels,
+    similarity_rows,
+)
+from qpatch.measure.similarity_controls import (
+    expected_hog_cosine,
+    random_rows,
+    soft_rows,
+    sparsity_rows,
+    tie_rows,
+)
 from qpatch.measure.stats import median_ratio, student, wilson
 from qpatch.measure.success import Success, accuracy, attack_success, predict, success_of
 from qpatch.measure.transfer import over_seeds, specific_rows, transfer_rows
@@ -40,10 +57,13 @@ from qpatch.measure.visibility import Look, total_variation, visibility, visibil
 from qpatch.measure.weights import weight_distance
 
 __all__ = [
+    "COMPARISONS",
     "OUTCOMES",
     "SCORES",
     "Gridded",
     "Look",
+    "Pair",
+    "Reading",
     "Share",
     "Success",
     "accuracy",
@@ -61,6 +81,7 @@ __all__ = [
     "distance_row",
     "distortion",
     "edges",
+    "expected_hog_cosine",
     "explain",
     "explained",
     "explained_rows",
@@ -68,10 +89,12 @@ __all__ = [
     "kept",
     "keras_cross_entropy",
     "layer_gradients",
+    "layer_rows",
     "logits_of",
     "map_agreement",
     "median_ratio",
     "moved",
+    "observe",
     "of_end",
     "off_grid",
     "over_seeds",
@@ -82,20 +105,27 @@ __all__ = [
     "place_hits",
     "place_means",
     "place_saliency",
+    "pooled_rows",
     "precision_rows",
     "predict",
     "probes",
     "proof_rows",
+    "random_rows",
     "sample_values",
     "script_differences",
     "share_of",
     "shared_direction",
+    "shuffle_pixels",
+    "similarity_rows",
+    "soft_rows",
+    "sparsity_rows",
     "specific_rows",
     "step_rows",
     "student",
     "success_of",
     "summarize",
     "symmetric",
+    "tie_rows",
     "total_variation",
     "transfer_pairs",
     "transfer_rows",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import pandas as pd
@@ -158,6 +158,30 @@ def similarity_rows(
     return _rows(origins, each, draws, seed)
 
 
+def layer_rows(
+    seen: Mapping[str, Mapping[str, Mapping[str, Tensor]]], pairs: Sequence[Pair], layers: Sequence[str],
+    labels: Tensor, *, counts: Sequence[int] = (4,), seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """`similarity_rows` of the features of several layers: Edge IoU, and HOG cosine with some cells along a side.
+
+    Args:
+        seen: kind of image → network → what `observe` gave.
+        counts: of HOG cells along a side, whatever the side of the map; those that leave a cell two pixels.
+
+    Returns:
+        The columns of `similarity_rows`, and points (the kind of image), layer, side of the map, and cells along it.
+    """
+    tables = []
+    for points, own in seen.items():
+        for layer in layers:
+            values = {name: shown[layer] for name, shown in own.items()}
+            side = next(iter(values.values())).shape[-1]
+            readings = [Reading("edge_iou"), *(Reading("hog_cosine", cell=side // n) for n in counts if side >= 2 * n)]
+            table = similarity_rows(values, pairs, readings, labels, seed=seed)
+            tables.append(table.assign(points=points, layer=layer, side=side, cells=side / table["cell"]))
+    return pd.concat(tables, ignore_index=True)
+
+
 def pooled_rows(
     values: Mapping[str, Tensor], pairs: Sequence[Pair], readings: Mapping[str, Reading], labels: Tensor, *,
     draws: int = 1000, seed: int = 0,
@@ -168,14 +192,15 @@ def pooled_rows(
         readings: what a row calls the reading → the reading.
 
     Returns:
-        One row per reading and comparison: reading, metric, comparison, value, low, high, gap, gap_low, gap_high, n.
+        One row per reading and comparison: reading, the fields of `Reading`, comparison, value, low, high, gap,
+        gap_low, gap_high, n.
     """
     origins, each = [], []
     for name, reading in readings.items():
         found = _compared(values, pairs, reading, labels, seed)
         for comparison in COMPARISONS:
             if own := [value for (_, kind), value in found.items() if kind == comparison]:
-                origins.append({"reading": name, "metric": reading.metric, "comparison": comparison})
+                origins.append({"reading": name, **asdict(reading), "comparison": comparison})
                 each.append(torch.stack(own).mean(dim=0))
     return _rows(origins, each, draws, seed)
 
@@ -204,9 +229,8 @@ def _rows(origins: list[dict], each: list[Tensor], draws: int, seed: int) -> pd.
         start = index if origin["comparison"] == SAME else start
         starts.append(start)
     gaps = values[starts] - values
-    low, high = mean_interval(values, draws, seed)
-    gap_low, gap_high = mean_interval(gaps, draws, seed)
-    return pd.DataFrame(origins).assign(
-        value=values.mean(1), low=low, high=high, gap=gaps.mean(1), gap_low=gap_low, gap_high=gap_high,
-        n=values.shape[1],
-    )  # fmt: skip
+    columns = {"value": values.mean(1), "gap": gaps.mean(1)}
+    columns |= dict(zip(("low", "high"), mean_interval(values, draws, seed)))
+    columns |= dict(zip(("gap_low", "gap_high"), mean_interval(gaps, draws, seed)))
+    wanted = ("value", "low", "high", "gap", "gap_low", "gap_high")
+    return pd.DataFrame(origins).assign(**{name: columns[name].numpy() for name in wanted}, n=values.shape[1])

@@ -22,6 +22,7 @@ from qpatch.measure.similarity import DIFFERENT, SAME, Pair, Reading
 FIELDS = ("white", "smooth", "same envelope")
 CHANNELS = ("channels together", "each channel")
 STRICT, LOOSE = "above the percentile", "at or above it"
+THRESHOLDS = (STRICT, LOOSE)
 
 
 def random_maps(kind: str, n: int, side: int = 32, seed: int = 0) -> Tensor:
@@ -75,9 +76,9 @@ def tie_rows(
     nets: Mapping[str, nn.Module], pairs: Sequence[Pair], images: Tensor, labels: Tensor, layers: Sequence[str],
     quantile: float = 0.85, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """How much of a feature's Edge IoU is made by ties: a ReLU's map is mostly zero, and so is its percentile.
+    """How much of a feature's Edge IoU is made by ties: where a ReLU's map is mostly zero, so is the percentile.
 
-    A mask "above" the percentile is then too small, one "at or above" it covers the whole map, and two masks that cover
+    A mask "above" the percentile is then too small, one "at or above it" covers the whole map, and two masks that cover
     everything overlap perfectly whatever the images show. Two empty masks, as two full ones, count as equal (1), as in
     any implementation with a smoothing constant.
 
@@ -88,8 +89,8 @@ def tie_rows(
     Returns:
         One row per pair, layer, way to make maps (`CHANNELS`), threshold and comparison ("same image", "different
         image"): training, pair, layer, maps, threshold, comparison, value, low, high (Edge IoU, mean over images with a
-        95 % bootstrap), ties (share of pixels equal to the percentile), area (share of the map that a mask covers),
-        empty (share of maps without any edge), n.
+        95 % bootstrap), zeros (share of zero activations), ties (share of pixels equal to the percentile), area (share
+        of the map that a mask covers), empty (share of maps without any edge), n.
     """
     other, origins, each = partners(labels, False, seed), [], []
     seen = {name: _masks(nets[name], images, layers, quantile) for name in {n for pair in pairs for n in pair[2:4]}}
@@ -101,9 +102,7 @@ def tie_rows(
                 each.append(_overlap(masks, second[index]))
                 origin = {"training": pair.training, "pair": pair.pair} | dict(zip(("layer", "maps", "threshold"), key))
                 origins.append({**origin, "comparison": comparison, **both})
-    values = torch.stack(each).double()
-    low, high = mean_interval(values, seed=seed)
-    return pd.DataFrame(origins).assign(value=values.mean(1), low=low, high=high, n=len(images))
+    return _with_means(origins, each, seed)
 
 
 def _masks(net: nn.Module, images: Tensor, layers: Sequence[str], quantile: float) -> dict[tuple, tuple[Tensor, dict]]:
@@ -114,11 +113,59 @@ def _masks(net: nn.Module, images: Tensor, layers: Sequence[str], quantile: floa
     for layer, features in zip(layers, kept):
         for way, stack in zip(CHANNELS, (maps.to_maps(features)[:, None], features)):
             edges = maps.sobel(stack.flatten(0, 1))
-            level = maps.threshold(edges, quantile)
-            facts = {"ties": _share(edges == level), "empty": _share(edges.amax(dim=(1, 2)) == 0)}
-            for threshold, mask in ((STRICT, edges > level), (LOOSE, edges >= level)):
-                found[layer, way, threshold] = mask.view(*stack.shape[:2], -1), {**facts, "area": _share(mask)}
+            ties = _share(edges == maps.threshold(edges, quantile))
+            facts = {"zeros": _share(stack == 0), "ties": ties, "empty": _share(edges.amax(dim=(1, 2)) == 0)}
+            for threshold, mask in _both_masks(stack, quantile).items():
+                found[layer, way, threshold] = mask, {**facts, "area": _share(mask)}
     return found
+
+
+def _both_masks(stack: Tensor, quantile: float) -> dict[str, Tensor]:
+    """(N, maps, H, W) → threshold → bool (N, maps, pixels)."""
+    edges = maps.sobel(stack.flatten(0, 1))
+    level = maps.threshold(edges, quantile)
+    return {threshold: mask.view(*stack.shape[:2], -1) for threshold, mask in zip(THRESHOLDS, (edges > level, edges >= level))}
+
+
+@torch.no_grad()
+def sparsity_rows(
+    nets: Sequence[nn.Module], images: Tensor, labels: Tensor, layer: str, shares: Iterable[float],
+    quantile: float = 0.85, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """What sparse features do to Edge IoU: from each channel only its largest values are kept, as behind a high bias.
+
+    Args:
+        nets: two networks. images, labels: float32 (N, C, H, W), int64 (N,).
+        layer: the module whose output is looked at, each channel a map.
+        shares: of the pixels that stay active.
+
+    Returns:
+        One row per share, threshold and comparison: active, threshold, comparison, value, low, high, n.
+    """
+    other, origins, each, features = partners(labels, False, seed), [], [], []
+    for net in nets:
+        with outputs(net, (layer,)) as kept:
+            net(images)
+        features += kept
+    for share in shares:
+        masks = [_both_masks(_sparse(own, share), quantile) for own in features]
+        for threshold in THRESHOLDS:
+            for comparison, index in ((SAME, slice(None)), (DIFFERENT, other)):
+                each.append(_overlap(masks[0][threshold], masks[1][threshold][index]))
+                origins.append({"active": share, "threshold": threshold, "comparison": comparison})
+    return _with_means(origins, each, seed)
+
+
+def _with_means(origins: list[dict], each: list[Tensor], seed: int) -> pd.DataFrame:
+    values = torch.stack(each).double()
+    low, high = mean_interval(values, seed=seed)
+    means = {"value": values.mean(1), "low": low, "high": high}
+    return pd.DataFrame(origins).assign(**{name: own.numpy() for name, own in means.items()}, n=values.shape[1])
+
+
+def _sparse(features: Tensor, share: float) -> Tensor:
+    level = features.flatten(2).quantile(1 - share, dim=2)[..., None, None]
+    return F.relu(features - level)
 
 
 def _share(hits: Tensor) -> float:

@@ -15,7 +15,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def curves(frame: pd.DataFrame, x: str, group: str, *, panel: str | None = None, xlabel: str, ylabel: str = "attack success",
-           control: str | None = None, published: float | None = None, log: bool = False, title: str = "") -> Figure:
+           control: str | None = None, published: float | None = None, log: bool = False, share: bool = True, title: str = "") -> Figure:
     """Success against one quantity: a line per value of `group`, a panel per value of `panel`, intervals as bars.
 
     Args:
@@ -23,6 +23,7 @@ def curves(frame: pd.DataFrame, x: str, group: str, *, panel: str | None = None,
         control: column with the strongest control's rate, drawn as a grey dotted line per group.
         published: the paper's rate, drawn as a dashed line.
         log: logarithmic x axis.
+        share: values are shares, shown as percentages from 0 to 100.
 
     Raises:
         InputError: no rows.
@@ -45,13 +46,15 @@ def curves(frame: pd.DataFrame, x: str, group: str, *, panel: str | None = None,
         if log:
             ax.set_xscale("log")
         ticks = sorted(part[x].unique())
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        if len(ticks) <= 12:
+            ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
         ax.set_xlabel(xlabel)
         ax.set_title("" if name is None else str(name))
     axes[0, 0].set_ylabel(ylabel)
-    axes[0, 0].set_ylim(-0.02, 1.02)
-    axes[0, 0].yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+    if share:
+        axes[0, 0].set_ylim(-0.02, 1.02)
+        axes[0, 0].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     if control:
         handles.append(plt.Line2D([], [], color=SOFT, linestyle=":"))

@@ -6,7 +6,17 @@ from qpatch.zoo.deployed import PRECISIONS, deploy, twins
 from qpatch.zoo.evaluation import CONTROLS, Evaluation, strongest_control
 from qpatch.zoo.families import FAMILIES, INDEPENDENT_FLOATS, family, family_patches, family_specific, members
 from qpatch.zoo.networks import card, load, shipped, train_entry
-from qpatch.zoo.pairs import FLOATS, KINDS, balanced_part, family_rows, float_rows, node, nodes, source_visibility
+from qpatch.zoo.pairs import (
+    FLOATS,
+    KINDS,
+    balanced_part,
+    family_rows,
+    float_rows,
+    known_pairs,
+    node,
+    nodes,
+    source_visibility,
+)
 from qpatch.zoo.patches import PatchEntry, evaluation_subset, load_patch, load_specific
 from qpatch.zoo.recipes import DEFENDED_BY, ENTRIES, Entry
 from qpatch.zoo.tasks import TASKS, Task, available
@@ -38,6 +48,7 @@ __all__ = [
     "family_rows",
     "family_specific",
     "float_rows",
+    "known_pairs",
     "load",
     "load_defense_run",
     "load_patch",

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from qpatch.attacks import make_mask
 from qpatch.errors import InputError
-from qpatch.measure import Look, specific_rows, total_variation, transfer_rows, visibility
-from qpatch.zoo.evaluation import Evaluation
+from qpatch.measure import Look, specific_rows, total_variation, transfer_pairs, transfer_rows, visibility
+from qpatch.zoo.evaluation import CONTROLS, Evaluation
 from qpatch.zoo.families import INDEPENDENT_FLOATS, members
 from qpatch.zoo.networks import load
 from qpatch.zoo.patches import PatchEntry, load_patch, load_specific
@@ -113,6 +113,28 @@ def float_rows(evaluation: Evaluation, floats: int, n: int) -> pd.DataFrame:
             rows = specific_rows(views, sheets, make_mask("square", 6), images, labels, photos=evaluation.photos)
         tables.append(rows.assign(kind=kind, group=FLOATS, source=rows["source_bits"], target=rows["target_bits"]))
     return pd.concat(tables, ignore_index=True)
+
+
+def known_pairs(
+    evaluation: Evaluation, trainings: Sequence[str], floats: int, n: int, stored: Path
+) -> pd.DataFrame:  # fmt: skip
+    """Every pair of usable networks and the success of patches between them, kind by kind: `measure.transfer_pairs`.
+
+    Args:
+        trainings: families. floats, n: as in `float_rows`.
+        stored: the table pairs.csv of notebook 21; all is measured anew if it is not there, is of other data, or lacks
+            one of these families.
+    """
+    if stored.exists():
+        table = pd.read_csv(stored)
+        names = set(origins(trainings, evaluation.bits, floats))
+        table = table[(table["dataset"] == evaluation.dataset) & table["source"].isin(names) & table["target"].isin(names)]
+        if {*trainings, FLOATS} <= set(table["group"]):
+            return table.reset_index(drop=True)
+    matrix = stored.parents[1] / "20_patch_transfer" / "transfer_matrix.csv"
+    rows = pd.concat([family_rows(evaluation, trainings, matrix), float_rows(evaluation, floats, n)])
+    parts = [transfer_pairs(part, CONTROLS).assign(kind=kind) for kind, part in rows.groupby("kind", sort=False)]
+    return pd.concat(parts, ignore_index=True)
 
 
 def source_visibility(
