@@ -124,7 +124,8 @@ def _both_masks(stack: Tensor, quantile: float) -> dict[str, Tensor]:
     """(N, maps, H, W) → threshold → bool (N, maps, pixels)."""
     edges = maps.sobel(stack.flatten(0, 1))
     level = maps.threshold(edges, quantile)
-    return {threshold: mask.view(*stack.shape[:2], -1) for threshold, mask in zip(THRESHOLDS, (edges > level, edges >= level))}
+    masks = zip(THRESHOLDS, (edges > level, edges >= level))
+    return {threshold: mask.view(*stack.shape[:2], -1) for threshold, mask in masks}
 
 
 @torch.no_grad()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from itertools import product
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -54,8 +56,9 @@ def gallery(columns: Mapping[str, Mapping[str, Tensor]], notes: Mapping[str, str
 
 
 def against_chance(
-    frame: pd.DataFrame, row: str, column: str, *, paper: pd.DataFrame | None = None, rows: Mapping[str, str] | None = None,
-    columns: Mapping[str, str] | None = None, limits: Mapping[str, tuple[float, float]] | None = None, title: str = "",
+    frame: pd.DataFrame, row: str, column: str, *, paper: pd.DataFrame | None = None,
+    rows: Mapping[str, str] | None = None, columns: Mapping[str, str] | None = None,
+    limits: Mapping[str, tuple[float, float]] | None = None, title: str = "",
 ) -> Figure:  # fmt: skip
     """Each pair of widths as a mark with its interval, its chance levels around it: a grid of panels.
 
@@ -71,12 +74,14 @@ def against_chance(
     """
     if frame.empty:
         raise InputError("there are no rows to draw.")
-    rows, columns = (names or {v: str(v) for v in frame[c].unique()} for names, c in ((rows, row), (columns, column)))
+    rows = rows or {value: str(value) for value in frame[row].unique()}
+    columns = columns or {value: str(value) for value in frame[column].unique()}
     pairs = list(frame["pair"].unique())
     x = dict(zip(pairs, range(len(pairs))))
     size = (0.9 + (0.5 + 0.25 * len(pairs)) * len(columns), 0.9 + 1.55 * len(rows))
-    fig, axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False, sharex=True, sharey="col" if limits else True)
-    for (line, (r, heading)), (place, (c, name)) in ((a, b) for a in enumerate(rows.items()) for b in enumerate(columns.items())):
+    shared = "col" if limits else True
+    fig, axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False, sharex=True, sharey=shared)
+    for (line, (r, heading)), (place, (c, name)) in product(enumerate(rows.items()), enumerate(columns.items())):
         ax, own = axes[line, place], frame[(frame[row] == r) & (frame[column] == c)]
         for kind, (label, color, marker) in _CHANCE.items():
             level = own[own["comparison"] == kind]
@@ -97,7 +102,8 @@ def against_chance(
     for ax, name in zip(axes[0], columns):
         ax.set_ylim(*(limits or {}).get(name, (-0.04, 1.04)))
     for ax in axes[-1]:
-        ax.set_xticks(range(len(pairs)), [pair_label(pair) for pair in pairs], rotation=60, ha="right", rotation_mode="anchor")
+        names = [pair_label(pair) for pair in pairs]
+        ax.set_xticks(range(len(pairs)), names, rotation=60, ha="right", rotation_mode="anchor")
     _legend(fig, axes[0, 0])
     return _titled(fig, title)
 
@@ -126,9 +132,10 @@ def chance_by_cell(
                     markerfacecolor="white", label=f"chance: {label}")  # fmt: skip
         same = own[own["comparison"] == "same image"]
         spread = np.array([same["value"] - same["low"], same["high"] - same["value"]]).clip(min=0)
-        ax.errorbar(same["cell"], same["value"], yerr=spread, color=SERIES[0], marker="o", markersize=4.5, linewidth=1.4,
-                    label="same image")  # fmt: skip
-        ax.plot(white["cell"], white["value"], linestyle="none", marker="x", markersize=5, color=INK, label="white noise")
+        ax.errorbar(same["cell"], same["value"], yerr=spread, color=SERIES[0], marker="o", markersize=4.5,
+                    linewidth=1.4, label="same image")  # fmt: skip
+        ax.plot(white["cell"], white["value"], linestyle="none", marker="x", markersize=5, color=INK,
+                label="white noise")
         if (block, norm) == (1, "L2"):
             ax.plot(list(expected), list(expected.values()), color=INK, linestyle=":", linewidth=1.1, label="formula")
         ax.set_xscale("log", base=2)
@@ -149,12 +156,13 @@ def tie_sweep(frame: pd.DataFrame, here: Sequence[float], *, title: str = "") ->
         here: shares of active pixels of the networks at hand, drawn as ticks along the axis.
     """
     fig, ax = plt.subplots(figsize=(4.6, 3.1))
-    for number, ((comparison, threshold), part) in enumerate(frame.groupby(["comparison", "threshold"], sort=False)):
+    for (comparison, threshold), part in frame.groupby(["comparison", "threshold"], sort=False):
         color = SERIES[0] if comparison == "same image" else SERIES[1]
         strict = threshold.startswith("above")
-        ax.errorbar(part["active"], part["value"], yerr=np.array([part["value"] - part["low"], part["high"] - part["value"]]).clip(min=0),
-                    color=color, marker="os"[not strict], markersize=4, linewidth=1.3, linestyle="-" if strict else "--",
-                    markerfacecolor=color if strict else "white", label=f"{comparison}, {threshold}")  # fmt: skip
+        spread = np.array([part["value"] - part["low"], part["high"] - part["value"]]).clip(min=0)
+        ax.errorbar(part["active"], part["value"], yerr=spread,
+                    color=color, marker="os"[not strict], markersize=4, linewidth=1.3,
+                    linestyle="-" if strict else "--", markerfacecolor=color if strict else "white", label=f"{comparison}, {threshold}")  # fmt: skip
     ax.plot(here, np.full(len(here), 0.0), linestyle="none", marker="|", markersize=11, color=INK, label="our layers")
     ax.set_xscale("log")
     ax.set_xticks([0.005, 0.01, 0.05, 0.1, 0.5], ["0.5 %", "1 %", "5 %", "10 %", "50 %"])
@@ -175,13 +183,15 @@ def metric_plane(ours: pd.DataFrame, paper: pd.DataFrame, *, hue: str, title: st
     """
     fig, ax = plt.subplots(figsize=(4.6, 3.6))
     for number, (name, part) in enumerate(ours.groupby(hue, sort=False)):
-        ax.plot(part["edge_iou"], part["hog_cosine"], linestyle="none", marker="os^D"[number % 4], markersize=3.5, alpha=0.6,
-                color=SERIES[number], label=f"ours, {name}")  # fmt: skip
+        ax.plot(part["edge_iou"], part["hog_cosine"], linestyle="none", marker="os^D"[number % 4], markersize=3.5,
+                alpha=0.6, color=SERIES[number], label=f"ours, {name}")  # fmt: skip
     for layer, part in paper.groupby("layer", sort=False):
-        ax.plot(part["edge_iou"], part["hog_cosine"], **_PAPER, label="the paper" if layer == paper["layer"].iloc[0] else None)
+        label = "the paper" if layer == paper["layer"].iloc[0] else None
+        ax.plot(part["edge_iou"], part["hog_cosine"], **_PAPER, label=label)
         right = part.sort_values(["edge_iou", "hog_cosine"]).iloc[-1]
         beside = (-16, -3) if layer == "L2" else (5, 4)  # L2 and L3 lie on one another
-        ax.annotate(layer, (right["edge_iou"], right["hog_cosine"]), xytext=beside, textcoords="offset points", fontsize=7.5)
+        at = tuple(right[["edge_iou", "hog_cosine"]])
+        ax.annotate(layer, at, xytext=beside, textcoords="offset points", fontsize=7.5)
     ax.set_xlabel("Edge IoU of features")
     ax.set_ylabel("HOG cosine of features")
     ax.set_xlim(-0.02, 1.06)
@@ -192,7 +202,8 @@ def metric_plane(ours: pd.DataFrame, paper: pd.DataFrame, *, hue: str, title: st
 
 def _legend(fig: Figure, ax, columns: int = 5) -> None:
     handles, labels = ax.get_legend_handles_labels()
-    fig.legend(handles, labels, ncols=columns, loc="outside lower left", fontsize=7.5, columnspacing=1.2, handletextpad=0.5)
+    fig.legend(handles, labels, ncols=columns, loc="outside lower left", fontsize=7.5, columnspacing=1.2,
+               handletextpad=0.5)
 
 
 def _titled(fig: Figure, title: str) -> Figure:

@@ -117,7 +117,7 @@ def float_rows(evaluation: Evaluation, floats: int, n: int) -> pd.DataFrame:
 
 def known_pairs(
     evaluation: Evaluation, trainings: Sequence[str], floats: int, n: int, stored: Path
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """Every pair of usable networks and the success of patches between them, kind by kind: `measure.transfer_pairs`.
 
     Args:
@@ -128,7 +128,7 @@ def known_pairs(
     if stored.exists():
         table = pd.read_csv(stored)
         names = set(origins(trainings, evaluation.bits, floats))
-        table = table[(table["dataset"] == evaluation.dataset) & table["source"].isin(names) & table["target"].isin(names)]
+        table = table[(table["dataset"] == evaluation.dataset) & table[["source", "target"]].isin(names).all(axis=1)]
         if {*trainings, FLOATS} <= set(table["group"]):
             return table.reset_index(drop=True)
     matrix = stored.parents[1] / "20_patch_transfer" / "transfer_matrix.csv"

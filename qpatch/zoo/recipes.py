@@ -187,8 +187,6 @@ ENTRIES = _entries()
 NOT_SHIPPED = (
     "aux-vgg",  # needed only to train `tiny-ensemble` again
     # not trained yet; asking for them trains them
-    "patch-one", "patch-all", "pbat-random-s1", "pbat-full", "dwq", "qadtr-s1",
-    "qadtr-without-aqapa", "qadtr-without-dbwt", "qadtr-without-gir", "qadtr-gir-activations", "qadtr-gir-agreement",
     "triqdef", "triqdef-s1", "triqdef-without-fdp", "triqdef-without-fdp-s1", "triqdef-without-gpdp",
     "triqdef-without-gpdp-s1", "triqdef-without-both", "triqdef-without-both-s1", "triqdef-without-bact",
     "triqdef-online", "triqdef-online-without-both",

@@ -138,7 +138,7 @@ class Table5:
             for each, width in product(attacks, WIDTHS):
                 both = [self.trials(network, each, patches, attacker, width) for patches in (UNSEEN, SEEN)]
                 if None not in both:
-                    cells[each, width] = both
+                    cells[each, width] = _on_the_same_images(*both)
             groups = {} if attack == "all" else {width: [both] for (_, width), both in cells.items()}
             if cells:
                 groups[0] = list(cells.values())
@@ -192,3 +192,9 @@ def asked(run: BlackBox, kind: str, attacker: str, width: int) -> Trials | None:
     hits = torch.stack([hits[:n] for _, hits in sorted(found, key=lambda each: each[0].seed)])
     patches = (run.network, kind, width) if access == "own" else (SURROGATE, kind)
     return Trials.of(hits, run.counts(setting_of(kind), width, n), (QUERIES, *patches))
+
+
+def _on_the_same_images(first: Trials, second: Trials) -> tuple[Trials, Trials]:
+    """PatchAttack judges unseen patches on the first half of the images only."""
+    n = min(len(first.counts), len(second.counts))
+    return tuple(each if len(each.counts) == n else each.only(np.arange(len(each.counts)) < n) for each in (first, second))
