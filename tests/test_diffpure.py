@@ -63,7 +63,8 @@ def test_typical_images_stay_typical():
     defense = DiffPure(exact(options), **options)
     x = MEAN + STD * torch.randn(60, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     purified = defense.purify(x, torch.Generator().manual_seed(1))
-    assert float(purified.mean()) == pytest.approx(MEAN, abs=0.01) and float(purified.std()) == pytest.approx(STD, rel=0.05)
+    assert float(purified.mean()) == pytest.approx(MEAN, abs=0.01)
+    assert float(purified.std()) == pytest.approx(STD, rel=0.05)
 
 
 def test_what_is_left_of_an_attack_is_the_posterior_and_shrinks_with_the_way():
@@ -144,7 +145,7 @@ def test_with_both_the_predictor_is_the_librarys(weights, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "diffusers", types.SimpleNamespace(UNet2DModel=Double))
     predictor = load_predictor(weights)
-    assert torch.equal(predictor(torch.ones(2, 3, 4, 4), torch.tensor([1, 2])).amax((1, 2, 3)), torch.tensor([1.0, 2.0]))
+    assert predictor(torch.ones(2, 3, 4, 4), torch.tensor([1, 2])).amax((1, 2, 3)).tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("options", [{"depart": 0}, {"depart": 1001}, {"first": 0.0}, {"first": 0.1, "last": 0.05},

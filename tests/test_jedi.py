@@ -8,8 +8,9 @@ import torch
 from scipy.stats import entropy as scipy_entropy
 from torch import nn
 
-from qpatch.attacks import LaVAN
+from qpatch.attacks import Equiluminant, LaVAN, make_mask, paste
 from qpatch.attacks.base import frozen
+from qpatch.attacks.equiluminant import LUMA, equal_luma
 from qpatch.defenses import Defended
 from qpatch.defenses.jedi import Jedi, entropy_maps, inpaint, without_small
 from qpatch.defenses.mask_completion import MaskCompletion, square_masks, train_completion
@@ -186,6 +187,41 @@ def test_an_attack_takes_the_defended_network_as_any_other():
     assert adversarial.shape == images.shape and not torch.equal(adversarial, images)
 
 
+def luma(pixels):
+    return (pixels * torch.tensor(LUMA).view(3, 1, 1)).sum(-3)
+
+
+def test_colours_of_one_brightness():
+    pixels = torch.rand(5, 3, 6, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    equal = equal_luma(pixels, 0.4)
+    found = equal.detach()
+    assert torch.allclose(luma(found), torch.tensor(0.4), atol=1e-5)
+    assert 0 <= float(found.min()) and float(found.max()) <= 1 and float(found.std()) > 0.1
+    there = torch.full((3, 2, 2), 0.4) + torch.tensor([0.1, 0.0, -0.1 * 0.299 / 0.114]).view(3, 1, 1)
+    assert torch.allclose(equal_luma(there, 0.4), there, atol=1e-6)  # already at that brightness
+    equal.sum().backward()
+    assert pixels.grad.any()
+
+
+@pytest.mark.parametrize("way", ["fit", "fit_each"])
+def test_an_equiluminant_patch_lowers_the_objective_and_jedi_does_not_see_it(way):
+    net, images, labels = classifier(), smooth_images(40) * 0.2 + 0.45, torch.arange(40) % 5
+    attack = Equiluminant(net, 5, grey=0.56, target=1, place=(4, 4), steps=30, restarts=2, seed=0)
+    if way == "fit":
+        pixels = attack.fit(images, labels).pixels
+        places = torch.full((40, 2), 4)
+    else:
+        pixels, places = attack.fit_each(images, labels)
+    assert torch.allclose(luma(pixels), torch.tensor(0.56), atol=0.003)
+    assert torch.equal(pixels, (pixels * 255).round() / 255)
+    shown = paste(images, pixels, make_mask("square", 5), places)
+    flat = paste(images, torch.full((3, 5, 5), 0.56), make_mask("square", 5), places)
+    score = lambda x: attack.objective(net(x), labels, universal=False).mean()  # noqa: E731
+    assert score(shown) < score(flat)
+    jedi = Jedi(**SMOOTH, levels=4, tolerance=1.5, rule="clean")
+    assert not (jedi.mask(shown) & ~jedi.mask(flat)).any()
+
+
 # Measures ------------------------------------------------------------------------------------------------------
 
 
@@ -199,7 +235,8 @@ def test_overlap_by_hand():
 
 
 def test_localisation_by_hand():
-    true, elsewhere = patch_masks(torch.tensor([[0, 0], [2, 2]]), 2, 4), patch_masks(torch.tensor([[2, 2], [2, 2]]), 2, 4)
+    true = patch_masks(torch.tensor([[0, 0], [2, 2]]), 2, 4)
+    elsewhere = patch_masks(torch.tensor([[2, 2], [2, 2]]), 2, 4)
     found = true.clone()
     found[0, 0, 2] = True
     measured = localisation(found, true, elsewhere)
@@ -211,12 +248,14 @@ def test_repair_by_hand():
     labels = torch.zeros(6, dtype=torch.int64)
     clean, patched = torch.tensor([0, 0, 0, 0, 0, 1]), torch.tensor([1, 1, 1, 0, 0, 0])
     counted = repair(clean, patched, torch.tensor([0, 0, 2, 0, 3, 0]), labels)
-    assert (counted.attacked, counted.resisted) == (3, 2) and (counted.recovered, counted.lost) == pytest.approx((2 / 3, 0.5))
+    assert (counted.attacked, counted.resisted) == (3, 2)
+    assert (counted.recovered, counted.lost) == pytest.approx((2 / 3, 0.5))
     assert math.isnan(repair(clean, clean, clean, labels).recovered)
 
 
-@pytest.mark.parametrize("options", [{"rule": "mine"}, {"windows": (4,)}, {"windows": (3, 5)}, {"levels": 1}, {"least": 0},
-                                     {"windows": ()}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options", [{"rule": "mine"}, {"windows": (4,)}, {"windows": (3, 5)}, {"levels": 1}, {"least": 0}, {"windows": ()}]
+)
 def test_malformed_settings_are_refused(options):
     with pytest.raises(ParameterError):
         Jedi(**{**SMOOTH, **options})
@@ -237,3 +276,5 @@ def test_malformed_inputs_are_refused(completion):
         train_completion(8, (3,), proportion=0.0)
     with pytest.raises(ParameterError):
         MaskCompletion(8, threshold=1.0)
+    with pytest.raises(ParameterError, match="brightness"):
+        Equiluminant(classifier(), 4, grey=1.0)

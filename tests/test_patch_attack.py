@@ -7,7 +7,7 @@ from torch import nn
 
 from qpatch import data
 from qpatch.attacks import QueryPatchAttack, paste
-from qpatch.attacks.patch_attack import Agents
+from qpatch.attacks.agents import Agents
 from qpatch.attacks.places import allowed_places
 from qpatch.attacks.textures import texture_dictionary
 from qpatch.errors import InputError, ParameterError
@@ -168,6 +168,18 @@ def test_one_step_of_reinforce_by_hand():
     assert float(agents.mean) == -2 and float(agents.variance) == 1
 
 
+def test_an_agent_that_forgets_draws_like_a_new_one_but_keeps_its_baseline():
+    agents = Agents(1, [(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), 0.0)], 0.5, 0.0)
+    for choice, reward in ((0, -3.0), (1, -1.0)):
+        agents.learn(torch.tensor([0]), torch.tensor([[choice]]), torch.tensor([reward]))
+    agents.forget()
+    assert not agents.logits[0].any() and float(agents.mean) == -2
+    runs = [QueryPatchAttack(small_net(), SIZE, queries=20, life=life, stop_at=1.0) for life in (5, 21, 50)]
+    images, labels = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(3)), torch.zeros(6, dtype=torch.int64)
+    short, long, longer = (run.run(images, labels) for run in runs)
+    assert torch.equal(long.images, longer.images) and not torch.equal(short.images, long.images)
+
+
 def test_entropy_draws_the_choices_together():
     agents = Agents(1, [(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), 0.0)], lr=1.0, entropy=0.1)
     agents.logits[0][:] = torch.tensor([[2.0, 0.0]])
@@ -192,7 +204,7 @@ def test_the_policy_finds_what_the_random_control_misses():
 
 
 @pytest.mark.parametrize("wrong", [
-    {"queries": 0}, {"levels": 1}, {"lr": 0}, {"stop_at": 1.5}, {"variant": "plaid"}, {"policy": "greedy"},
+    {"queries": 0}, {"levels": 1}, {"lr": 0}, {"life": 0}, {"stop_at": 1.5}, {"variant": "plaid"}, {"policy": "greedy"},
     {"variant": "texture"}, {"textures": torch.rand(4, 2, 3, 32, 32)}, {"place": "nowhere"},
 ])  # fmt: skip
 def test_wrong_parameters_are_refused(wrong, batch):

@@ -75,10 +75,16 @@ def test_random_precision_is_the_mean_over_the_widths(runs):
     assert attackers.met(run, attackers.ALL, "LaVAN", "seen", attackers.RANDOM).rate == pytest.approx(expected)
 
 
-def test_the_strongest_attacker_finds_the_planted_source():
+def test_the_strongest_attacker_finds_the_planted_source_and_seed():
     run = network("dwq", rate=0.2, surrogate_5=0.95)
     found = attackers.met(run, attackers.STRONGEST, "LaVAN", "seen", 2)
-    assert found.rate == attackers.trials(run, "surrogate", "LaVAN", "seen", "5", 2).rate > 0.8
+    assert found.rate > 0.8 and {patch for patch, _ in found.patches} == {("joint", "LaVAN", "seen", "5")}
+    run, lucky = network("dwq", rate=0.1), scenarios.Shot("GAP", "place", MEAN, 1)
+    run.hits["own", lucky] |= torch.rand(len(WIDTHS), N, generator=torch.Generator().manual_seed(5)) < 0.9
+    found = attackers.met(run, attackers.STRONGEST, "GAP", "place", 32)
+    assert found.patches == (("dwq", "GAP", "place", MEAN), 1)  # both halves of the images choose the seed that worked
+    assert found.rate == pytest.approx(share(run, "own", "GAP", "place", MEAN, 32, 1))
+    assert attackers.met(run, attackers.ALL, "GAP", "place", 32).rate < 0.5
 
 
 def test_asr_rows_hold_every_case_with_its_controls(runs):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from qpatch.attacks.agents import Agents
 from qpatch.attacks.patch import as_size, check_fits, make_mask, paste, round_to_bytes
 from qpatch.attacks.places import allowed_places, sample_places
 from qpatch.checks import check_eval, check_images, check_labels
@@ -17,7 +17,6 @@ from qpatch.errors import InputError, ParameterError, one_of
 
 VARIANTS = ("mono", "texture")
 POLICIES = ("reinforce", "random")
-_MEMORY = 0.9  # how much of its past the baseline keeps from query to query
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +72,8 @@ class QueryPatchAttack:
         lr: step of the choices' logits for a reward one deviation above the mean.
         smooth: how far rows, columns and cuts share what is learnt, in pixels; 0 keeps them apart.
         entropy: weight of the agents' entropy beside the reward.
+        life: after so many queries without success an agent forgets what it learnt, because by then it keeps to a few
+            choices. The published code lets a new agent add another patch.
         stop_at: an image is finished once a query succeeds with this probability of success. 0, as published, stops at
             the first success; 1 uses the whole budget, for patches that are to be shown to other networks.
         seed: the same call gives the same bytes; an image's draws do not depend on how other images fare.
@@ -99,12 +100,13 @@ class QueryPatchAttack:
         lr: float = 0.3,
         smooth: float = 2.0,
         entropy: float = 0.0,
+        life: int = 200,
         stop_at: float = 0.0,
         seed: int = 0,
         batch: int = 100,
         progress: Callable[[int, int, int], None] | None = None,
     ) -> None:
-        for name, value, least in (("queries", queries, 1), ("levels", levels, 2), ("batch", batch, 1)):
+        for name, value, least in (("queries", queries, 1), ("levels", levels, 2), ("life", life, 1), ("batch", batch, 1)):
             if not isinstance(value, int) or value < least:
                 raise ParameterError(f"{name} must be an int of at least {least}, got {value!r}.")
         if not lr > 0 or not smooth >= 0 or not entropy >= 0 or not 0 <= stop_at <= 1:
@@ -115,7 +117,8 @@ class QueryPatchAttack:
         self.mask = make_mask("square", self.size)
         self.variant, self.textures, self.queries, self.levels = variant, textures, queries, levels
         self.policy, self.lr, self.smooth = one_of(policy, POLICIES, "policy"), lr, smooth
-        self.entropy, self.stop_at, self.seed, self.batch, self.progress = entropy, stop_at, seed, batch, progress
+        self.entropy, self.life, self.stop_at, self.seed = entropy, life, stop_at, seed
+        self.batch, self.progress = batch, progress
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """The images, each with a patch of its own: float32 (N, C, H, W) in [0, 1]."""
@@ -146,6 +149,8 @@ class QueryPatchAttack:
             best[index], success[index], choices[index] = reward[better], hit[better], drawn[better]
             if self.policy == "reinforce":
                 agents.learn(alive, drawn, reward)
+            if query % self.life == 0:
+                agents.forget()
             alive = alive[~(hit & (reward.exp() >= self.stop_at)) | (self.stop_at == 1)]
             if self.progress is not None:
                 self.progress(query, self.queries, len(alive))
@@ -156,10 +161,10 @@ class QueryPatchAttack:
         return Queried(adversarial, success, asked, first, pixels, places)
 
     def _check(self, images: Tensor, labels: Tensor) -> Tensor:
-        is_module = isinstance(self.view, nn.Module)
-        if is_module:
-            check_eval(self.view)
-        check_images(images, self.view if is_module else None)
+        net = self.view if isinstance(self.view, nn.Module) else None
+        if net is not None:
+            check_eval(net)
+        check_images(images, net)
         check_labels(labels, len(images))
         check_fits(self.size, images.shape[-2:])
         classes = self.view(images[:1]).shape[1]
@@ -216,70 +221,6 @@ class QueryPatchAttack:
         if self.target is not None:
             return logs[:, self.target], shown == self.target
         return logs.scatter(1, labels[:, None], -math.inf).logsumexp(dim=1), shown != labels
-
-
-class Agents:
-    """One agent per image: a product of categorical choices, each moved by REINFORCE after every query.
-
-    Args:
-        n: number of agents.
-        choices: of each factor: a table (T, K) of prior logits, the row of the table that each agent uses, int64 (N,)
-            or None for the one that the choice before has drawn, and the width in options over which neighbours learn
-            together, 0 for none. An agent that has learnt nothing draws from the prior.
-        lr: step size. entropy: its weight.
-    """
-
-    def __init__(
-        self, n: int, choices: Sequence[tuple[Tensor, Tensor | None, float]], lr: float, entropy: float
-    ) -> None:
-        self.tables, self.keys, widths = zip(*choices)
-        self.logits = [torch.zeros(n, table.shape[1]) for table in self.tables]
-        self.kernels = [_kernel(table.shape[1], width) for table, width in zip(self.tables, widths)]
-        self.lr, self.entropy, self.factors = lr, entropy, len(choices)
-        self.mean, self.variance, self.seen = torch.zeros(n), torch.zeros(n), torch.zeros(n)
-
-    def draw(self, alive: Tensor, generator: torch.Generator) -> Tensor:
-        """One choice per factor for the agents `alive`: int64 (n, factors)."""
-        drawn: list[Tensor] = []
-        for factor, logits in enumerate(self.logits):
-            race = torch.empty_like(logits).exponential_(generator=generator)  # for all: no draw depends on who is left
-            drawn.append((self._chances(factor, alive, drawn) / race[alive]).argmax(dim=1))
-        return torch.stack(drawn, dim=1)
-
-    def learn(self, alive: Tensor, drawn: Tensor, reward: Tensor) -> None:
-        """Make what was drawn more likely by as many deviations as its reward lies above the mean of the past."""
-        advantage = self._advantage(alive, reward)[:, None]
-        columns = list(drawn.unbind(dim=1))
-        steps = []
-        for factor, chosen in enumerate(columns):
-            chances = self._chances(factor, alive, columns)
-            step = advantage * (F.one_hot(chosen, chances.shape[1]) - chances)
-            if self.entropy:
-                surprise = torch.xlogy(chances, chances)
-                step -= self.entropy * (surprise - chances * surprise.sum(dim=1, keepdim=True))
-            steps.append(step)
-        for logits, kernel, step in zip(self.logits, self.kernels, steps):
-            logits[alive] += self.lr * (step @ kernel)
-
-    def _chances(self, factor: int, alive: Tensor, drawn: Sequence[Tensor]) -> Tensor:
-        key = self.keys[factor]
-        prior = self.tables[factor][drawn[factor - 1] if key is None else key[alive]]
-        return (self.logits[factor][alive] + prior).softmax(dim=1)
-
-    def _advantage(self, alive: Tensor, reward: Tensor) -> Tensor:
-        self.seen[alive] += 1
-        weight = (1 / self.seen[alive]).clamp_min(1 - _MEMORY)
-        surplus = reward - self.mean[alive]
-        self.mean[alive] += weight * surplus
-        variance = (1 - weight) * (self.variance[alive] + weight * surplus**2)
-        self.variance[alive] = variance
-        return torch.where(variance > 0, surplus / variance.sqrt(), 0.0)
-
-
-def _kernel(options: int, width: float) -> Tensor:
-    """How much each option learns from each other: the identity, or a bell of this standard deviation."""
-    at = torch.arange(options).float()
-    return torch.exp(-((at[:, None] - at) ** 2) / (2 * width**2)) if width else torch.eye(options)
 
 
 def _region(place: str | tuple[int, int], image_size: Sequence[int], size: tuple[int, int]) -> Tensor:

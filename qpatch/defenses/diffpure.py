@@ -26,7 +26,7 @@ _HOW = (
 
 @dataclass(frozen=True, eq=False)
 class DiffPure:
-    """x ↦ √ᾱ x + √(1 − ᾱ) ξ up to step t*, then back to step 0 along the reverse process, from which the attack is gone.
+    """x ↦ √ᾱ x + √(1 − ᾱ) ξ up to step t*, then back to step 0 along the reverse process, which has seen no attack.
 
     One step back: x ← (x − β ε̂(x, t) / √(1 − ᾱ)) / √(1 − β) + √β ξ, without noise in the last; this is the discrete
     form of the reverse stochastic differential equation that the source solves.

@@ -12,12 +12,12 @@ from skimage.filters.rank import entropy
 from skimage.restoration import inpaint_biharmonic
 from torch import Tensor
 
+from qpatch.attacks.equiluminant import LUMA
 from qpatch.checks import check_images
 from qpatch.defenses.mask_completion import MaskCompletion
 from qpatch.errors import InputError, ParameterError, one_of
 
 RULES = ("image", "clean")
-_LUMA = (0.299, 0.587, 0.114)
 _IN_IMAGE = np.array([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])  # pixels of different images do not touch
 
 
@@ -30,11 +30,12 @@ class Jedi:
         "image"   μ + (w_tolerance + w_image) σ   (equation 1; w_image = (mean entropy of this image − μ) / σ)
         "clean"   μ + w_tolerance σ               (the same for every image)
 
-    For an attacker who knows it, `Defended(net, jedi)` lets gradients pass straight through.
+    Attackers who know it: `Defended(net, jedi)` lets gradients pass straight through, and `qpatch.attacks.Equiluminant`
+    makes patches that have no entropy.
 
     Scaled to 32×32 pixels: windows of 3 to 7 pixels (there 9, 13, 17 on 224), moved by one pixel (there half a window),
-    and few grey levels: a window of 9 or 25 pixels holds hardly two equal ones among 256 levels, so its entropy would be
-    that of its size. Inpainting is biharmonic (there coherence transport, which scikit-image does not have).
+    and few grey levels: among 256 hardly two of a window's 9 or 25 pixels are equal, so its entropy would be that of
+    its size. Inpainting is biharmonic (there coherence transport, which scikit-image does not have).
 
     Attributes:
         mean, std: μ and σ of the windows' entropies over clean images, in bits, one per window; see `fitted`.
@@ -80,7 +81,8 @@ class Jedi:
     def fitted(cls, images: Tensor, windows: Sequence[int] = (3,), levels: int = 8, **options) -> Jedi:
         """With μ and σ of these clean training images, float32 (N, 3, H, W) in [0, 1]; options as for the class."""
         maps = entropy_maps(images, windows, levels)
-        return cls(tuple(maps.mean((1, 2, 3)).tolist()), tuple(maps.std((1, 2, 3)).tolist()), tuple(windows), levels, **options)
+        mean, std = (tuple(values.tolist()) for values in (maps.mean((1, 2, 3)), maps.std((1, 2, 3))))
+        return cls(mean, std, tuple(windows), levels, **options)
 
     def suspicious(self, images: Tensor) -> Tensor:
         """Where the entropy is too high, small clusters left out: bool (N, H, W)."""
@@ -112,7 +114,7 @@ def entropy_maps(images: Tensor, windows: Sequence[int], levels: int) -> Tensor:
     check_images(images)
     if images.shape[1] != 3:
         raise InputError(f"Jedi takes colour images (N, 3, H, W), got {tuple(images.shape)}.")
-    grey = (images.detach().cpu() * torch.tensor(_LUMA).view(1, 3, 1, 1)).sum(1)
+    grey = (images.detach().cpu() * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1)
     codes = (grey * levels).floor().clamp(0, levels - 1).byte().numpy()
     maps = []
     for window in windows:

@@ -69,7 +69,8 @@ def square_masks(n: int, image_size: int, sizes: Sequence[int], generator: torch
 
 def train_completion(
     image_size: int = 32, sizes: Sequence[int] = (4, 5, 6, 7, 8, 9, 10), *, per_size: int = 300, steps: int = 600,
-    batch: int = 128, lr: float = 0.02, l2: float = 0.004, sparsity: float = 4.0, proportion: float = 0.15, seed: int = 0,
+    batch: int = 128, lr: float = 0.02, l2: float = 0.004, sparsity: float = 4.0, proportion: float = 0.15,
+    seed: int = 0,
 ) -> MaskCompletion:  # fmt: skip
     """Train the autoencoder to repeat masks of patches; no image and no patch is needed.
 

@@ -30,9 +30,9 @@ class PBCAT(PatchTraining):
 
     Deviations: a classifier and its cross-entropy in place of a detector; one window of 6×6 pixels in 9 cells, under
     the place rule of all our baselines (there 64 cells around every second object; both cover about 4 % of the object,
-    half of it patch); 10 iterations from zero at every step (there "free" training: one iteration per weight step, eight
-    steps on a batch, perturbations carried over); half of each batch stays clean (there none). The method knows no
-    bit-widths: each step trains one view, drawn at random, on perturbations of the float view.
+    half of it patch); 10 iterations from zero at every step (there "free" training: one iteration per weight step,
+    eight steps on a batch, perturbations carried over); half of each batch stays clean (there none). The method knows
+    no bit-widths: each step trains one view, drawn at random, on perturbations of the float view.
 
     Attributes (beyond PatchTraining's):
         step: of the patch. radius: β. noise: ε, and the step of the noise. All in units of the [0, 1] range.
@@ -52,7 +52,8 @@ class PBCAT(PatchTraining):
     def __post_init__(self):
         super().__post_init__()
         if not (self.step > 0 and self.radius > 0 and self.noise > 0):
-            raise ParameterError(f"step, radius and noise must be positive, got {self.step}, {self.radius}, {self.noise}.")
+            given = f"{self.step}, {self.radius}, {self.noise}"
+            raise ParameterError(f"step, radius and noise must be positive, got {given}.")
         if self.cell < 1 or self.size % self.cell:
             raise ParameterError(f"cells of side {self.cell} do not tile a window of side {self.size}; use a divisor.")
         if not 0 < self.kept <= 1:

@@ -1,4 +1,4 @@
-"""How well a defense finds a patch, beside what a patch anywhere else would give; and what becomes of the predictions."""
+"""How well a defense finds a patch, beside the chance level of a patch elsewhere; what becomes of the predictions."""
 
 from __future__ import annotations
 

@@ -75,6 +75,11 @@ class Trials:
         """How much each image moves the rate, (N,), with mean 0: the rate's linearisation as a ratio of two means."""
         return (self.won.mean(axis=0) - self.rate * self.counts) / self.counts.mean()
 
+    def singles(self) -> list[Trials]:
+        """Each patch on its own, for an attacker who keeps the best of several."""
+        parts = zip(self.hit, self.won)
+        return [Trials(hit[None], won[None], self.counts, (self.patches, s)) for s, (hit, won) in enumerate(parts)]
+
     def only(self, images: np.ndarray) -> Trials:
         """The same on some of the images, bool (N,)."""
         return Trials(self.hit[:, images], self.won[:, images], self.counts[images], self.patches)

@@ -162,7 +162,8 @@ def tie_sweep(frame: pd.DataFrame, here: Sequence[float], *, title: str = "") ->
         spread = np.array([part["value"] - part["low"], part["high"] - part["value"]]).clip(min=0)
         ax.errorbar(part["active"], part["value"], yerr=spread,
                     color=color, marker="os"[not strict], markersize=4, linewidth=1.3,
-                    linestyle="-" if strict else "--", markerfacecolor=color if strict else "white", label=f"{comparison}, {threshold}")  # fmt: skip
+                    linestyle="-" if strict else "--", markerfacecolor=color if strict else "white",
+                    label=f"{comparison}, {threshold}")  # fmt: skip
     ax.plot(here, np.full(len(here), 0.0), linestyle="none", marker="|", markersize=11, color=INK, label="our layers")
     ax.set_xscale("log")
     ax.set_xticks([0.005, 0.01, 0.05, 0.1, 0.5], ["0.5 %", "1 %", "5 %", "10 %", "50 %"])

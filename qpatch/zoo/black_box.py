@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from qpatch import data, store
-from qpatch.attacks import QueryPatchAttack, make_mask, paste, patch_attack
+from qpatch.attacks import QueryPatchAttack, agents, make_mask, paste, patch_attack
 from qpatch.errors import DataError
 from qpatch.measure.stats import wilson
 from qpatch.measure.success import predict
@@ -205,7 +205,7 @@ class _Bench:
             "probe": asdict(probe), "access": access, "setting": list(SETTINGS[probe.setting]), "images": n,
             "network": self.network, "fingerprint": self.fingerprint, "data": self.test.fingerprint,
             "queries": QUERIES[self.dataset],
-            "source": store.source_fingerprint(patch_attack, _Bench.run, _hits),
+            "source": store.source_fingerprint(patch_attack, agents, _Bench.run, _hits),
         }  # fmt: skip
         if probe.variant == "texture":
             parts["textures"] = store.tensors_fingerprint({"textures": self.textures})

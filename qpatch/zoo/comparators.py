@@ -1,8 +1,9 @@
-"""Input defenses of paper A's Table 6 under universal patches, image by image, as `qpatch.zoo.patched` has it for networks.
+"""Input defenses of paper A's Table 6 under universal patches, image by image, as in `qpatch.zoo.patched`.
 
 Jedi stands in front of the undefended network. It meets the patches that were made without it ("surrogate"), and ones
-made through it with a straight-through gradient ("own"). Since it cleans an image without looking at the network, one
-cleaned image serves all widths. `python -m qpatch.zoo.comparators` makes what ships; an interrupted run goes on.
+whose maker knows that it looks at grey levels only: LaVAN in one shade of grey ("own", `qpatch.attacks.Equiluminant`).
+Since Jedi cleans an image without looking at the network, one cleaned image serves all widths.
+`python -m qpatch.zoo.comparators` makes what ships; an interrupted run goes on.
 
 PBCAT is a network of the zoo. DiffPure runs where its weights are present: `qpatch.defenses.diffpure.load_predictor`.
 """
@@ -18,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from qpatch import data, store
+from qpatch.attacks import Equiluminant
 from qpatch.attacks import base as attack_base
+from qpatch.attacks import equiluminant, lavan
 from qpatch.attacks.controls import noise_pixels, photo_pixels
 from qpatch.defenses import Defended, dwq
-from qpatch.defenses import input as defended
 from qpatch.defenses import jedi as method
 from qpatch.measure.success import predict
 from qpatch.quant import WIDTHS
@@ -29,24 +31,26 @@ from qpatch.zoo import networks, patched, scenarios
 from qpatch.zoo.jedi import load_jedi
 from qpatch.zoo.patched import CONTROLS, Patched
 from qpatch.zoo.patches import OPTIONS, evaluation_subset
-from qpatch.zoo.scenarios import ATTACKS, MEAN, SETTINGS, SURROGATE, Shot
+from qpatch.zoo.scenarios import MEAN, SETTINGS, SURROGATE, Shot, attacked_view
 
 FOLDER = Path(__file__).parent / "compared"
 
 
 def jedi_views(dataset: str = "cifar10", retrain: bool = False) -> dict[int, nn.Module]:
-    """Width → the undefended network behind Jedi, with the gradient of `Defended`."""
+    """Width → the undefended network behind Jedi, with the straight-through gradient of `Defended`."""
     jedi = load_jedi(dataset, retrain=retrain)
-    return {width: Defended(view, jedi) for width, view in scenarios.deployed_views(SURROGATE, dataset, retrain).items()}
+    views = scenarios.deployed_views(SURROGATE, dataset, retrain)
+    return {width: Defended(view, jedi) for width, view in views.items()}
 
 
 def knowing_shots(seeds: int = scenarios.SEEDS) -> list[Shot]:
-    """Patches to make through Jedi: one per attack, setting and seed, on all widths."""
-    return [shot for shot in scenarios.own_shots(seeds) if shot.source == MEAN]
+    """Patches whose maker knows Jedi: one per setting and seed, on all widths."""
+    return [shot for shot in scenarios.own_shots(seeds) if (shot.attack, shot.source) == ("LaVAN", MEAN)]
 
 
 def load_jedi_run(
-    dataset: str = "cifar10", *, seeds: int = scenarios.SEEDS, retrain: bool = False, shots: Iterable[Shot] | None = None,
+    dataset: str = "cifar10", *, seeds: int = scenarios.SEEDS, retrain: bool = False,
+    shots: Iterable[Shot] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Patched:  # fmt: skip
     """Who is fooled behind Jedi: the shipped results, or ones made now and kept in the store.
@@ -55,7 +59,7 @@ def load_jedi_run(
         dataset: "cifar10" (ships) or "shapes".
         seeds: patches of each kind.
         retrain: make network, Jedi and patches anew.
-        shots: the patches made through Jedi; None takes `knowing_shots`, an empty list leaves them out.
+        shots: the patches that know Jedi; None takes `knowing_shots`, an empty list leaves them out.
         progress: gets a line per patch.
 
     Raises:
@@ -66,19 +70,34 @@ def load_jedi_run(
         tensors, made = store.load_tensors(_path())
         if made["seeds"] >= seeds and {Shot(**shot) for shot in made["own"]} >= set(knowing):
             return patched._patched("jedi", tensors, made, seeds)
-    parts = {
-        **_parts(dataset, retrain), "shots": [asdict(shot) for shot in knowing], "seeds": seeds,
-        "judged": data.load(dataset, "test").fingerprint, "makes": store.source_fingerprint(_make_run, patched.shown),
-    }  # fmt: skip
+    parts = {**_parts(dataset, retrain), "shots": [asdict(shot) for shot in knowing], "seeds": seeds}
     made = store.fetch("judged", parts, lambda: _make_run(dataset, seeds, retrain, knowing, progress))
     return patched._patched("jedi", *made, seeds)
 
 
-def made_through_jedi(shot: Shot, dataset: str = "cifar10", *, retrain: bool = False) -> Tensor:
-    """A universal patch made on the undefended network behind Jedi: uint8 (3, h, w); kept in the store."""
-    images = patched._fit_images(data.load(dataset, "train"))
-    parts = {**_parts(dataset, retrain), "shot": asdict(shot), "setting": list(SETTINGS[shot.setting]), "options": OPTIONS}
-    make = lambda: patched._fit(jedi_views(dataset, retrain), shot, patched._steps(dataset), *images)  # noqa: E731
+def made_knowing(shot: Shot, dataset: str = "cifar10", *, retrain: bool = False) -> Tensor:
+    """An equiluminant patch made on the undefended network: uint8 (3, h, w); kept in the store.
+
+    Its brightness is the centre of the middle one of Jedi's grey levels.
+    """
+    levels, train = load_jedi(dataset, retrain=retrain).levels, data.load(dataset, "train")
+    grey, steps = (levels // 2 + 0.5) / levels, patched._steps(dataset)
+    size, place, target = SETTINGS[shot.setting]
+    views = scenarios.deployed_views(SURROGATE, dataset, retrain)
+    parts = {
+        "shot": asdict(shot), "setting": [size, place, target], "grey": grey, "steps": steps,
+        "options": OPTIONS["LaVAN"], "data": train.fingerprint,
+        "network": patched._fingerprint(SURROGATE, dataset, retrain),
+        "source": store.source_fingerprint(attack_base, lavan, equiluminant, dwq.RandomPrecision),
+    }  # fmt: skip
+
+    def make():
+        attack = Equiluminant(
+            attacked_view(views, shot.source, shot.seed), size, grey=grey, target=target, place=place, steps=steps,
+            seed=shot.seed, **OPTIONS["LaVAN"],
+        )  # fmt: skip
+        return {"pixels": (attack.fit(*patched._fit_images(train)).pixels * 255).round().to(torch.uint8)}, {}
+
     return store.fetch("patched", parts, make)[0]["pixels"]
 
 
@@ -94,10 +113,10 @@ def _path() -> Path:
 def _parts(dataset: str, retrain: bool) -> dict:
     jedi = load_jedi(dataset, retrain=retrain)
     return {
-        "network": patched._fingerprint(SURROGATE, dataset, retrain), "data": data.load(dataset, "train").fingerprint,
+        "network": patched._fingerprint(SURROGATE, dataset, retrain), "data": data.load(dataset, "test").fingerprint,
         "completion": store.tensors_fingerprint(jedi.completion.state_dict()), "steps": patched._steps(dataset),
         "jedi": [jedi.mean, jedi.std, jedi.windows, jedi.levels, jedi.tolerance, jedi.rule, jedi.least],
-        "source": store.source_fingerprint(attack_base, *ATTACKS.values(), dwq.RandomPrecision, defended, method),
+        "source": store.source_fingerprint(attack_base, lavan, equiluminant, method, patched.shown, _make_run),
     }  # fmt: skip
 
 
@@ -118,7 +137,7 @@ def _make_run(
     tensors = {"label": labels.to(torch.uint8), "right": patched._pack(~patched._unpack(hits(images), len(images)))}
     for access, shots in (("surrogate", surrogate), ("own", knowing)):
         for number, shot in enumerate(shots):
-            pixels = foreign[shot] if access == "surrogate" else made_through_jedi(shot, dataset, retrain=retrain)
+            pixels = foreign[shot] if access == "surrogate" else made_knowing(shot, dataset, retrain=retrain)
             if access == "own":
                 tensors[f"pixels/{number}"], pixels = pixels, pixels.float() / 255
             tensors[f"{access}/{number}"] = hits(patched.shown(shot, pixels, images), SETTINGS[shot.setting].target)

@@ -25,7 +25,7 @@ from qpatch.zoo import networks
 from qpatch.zoo.patches import ATTACKS, PatchEntry, load_patch
 
 TUNED = {"windows": (3, 5), "levels": 6, "tolerance": 1.75, "rule": "clean"}
-"""The first row of `jedi_search`. Equation 1 of the paper (rule "image") at its best comes within the error of the search."""
+"""The first row of `jedi_search`. Equation 1 of the paper (rule "image") at its best lies within its error."""
 
 CLEAN_IMAGES = 2_000  # training images for Jedi's statistics
 SEARCHED = {
@@ -93,7 +93,8 @@ def jedi_search(n: int = 400, dataset: str = "cifar10", *, report: Callable[[str
     entries = [PatchEntry(_NETWORK, 32, attack, seed) for attack in ATTACKS for seed in (1, 2)]
     for part, entry in zip(images.tensor_split(len(entries)), entries):
         patch = load_patch(entry, dataset)
-        parts.append(apply_patch(patch, part, sample_places("random", len(part), part.shape[-2:], patch.size, generator)))
+        places = sample_places("random", len(part), part.shape[-2:], patch.size, generator)
+        parts.append(apply_patch(patch, part, places))
     shown, rows = torch.cat(parts), []
     for windows, levels in product(SEARCHED["windows"], SEARCHED["levels"]):
         fitted = Jedi.fitted(fit, windows, levels)
