@@ -181,7 +181,7 @@ def test_curriculum_trains_only_active_widths_and_initialises_new_ones(net, batc
         net.at(4).conv.input_quantizer.scale.fill_(77.0)
     bact(net, batch, 5)
     assert torch.equal(net.at(4).bn.weight, net.at(8).bn.weight)
-    assert float(net.at(4).conv.input_quantizer.scale) < 1
+    assert net.at(4).conv.input_quantizer.scale.item() < 1
     with torch.no_grad():
         fresh = net.at(4).conv(batch.images).mean(dim=(0, 2, 3))
     # one pass over the calibration images, then one training step of momentum 0.1 on this batch

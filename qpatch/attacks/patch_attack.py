@@ -99,7 +99,7 @@ class QueryPatchAttack:
         levels: int = 4,
         lr: float = 0.3,
         smooth: float = 2.0,
-        entropy: float = 0.0,
+        entropy: float = 0.3,
         life: int = 200,
         stop_at: float = 0.0,
         seed: int = 0,
