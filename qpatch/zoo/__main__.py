@@ -10,12 +10,12 @@ import torch
 from qpatch import store
 from qpatch.allocator import keep_freed_memory
 from qpatch.errors import QpatchError, one_of
-from qpatch.zoo import attacked, cleaned, defense_runs, networks, patched, patches, pixelcnn, policy_runs, sweep
+from qpatch.zoo import attacked, cleaned, defense_runs, networks, patched, patches, pixelcnn, policy_runs, specific, sweep
 from qpatch.zoo.policies import POLICIES
 from qpatch.zoo.recipes import ENTRIES, NOT_SHIPPED, PATCH_DEFENSES
 from qpatch.zoo.scenarios import SURROGATE
 
-WHAT = ("networks", "patches", "attacks", "sweeps", "policies", "defenses", "pixelcnn", "cleaned", "patched")
+WHAT = ("networks", "patches", "attacks", "sweeps", "policies", "defenses", "pixelcnn", "cleaned", "patched", "specific")
 ATTACKED = ["cifar10", "coffee"]  # tasks whose attack runs ship
 PATCHED = [SURROGATE, *(name for name, entry in ENTRIES.items() if entry.defense in PATCH_DEFENSES)]
 
@@ -35,7 +35,7 @@ def main() -> int:
             return 0
         kinds = {"attacks": (ATTACKED, "attacked task"), "policies": (list(POLICIES), "policy"),
                  "sweeps": (list(sweep.SHIPPED), "sweep"), "defenses": (list(defense_runs.NETWORKS), "defense"),
-                 "patched": (PATCHED, "patched network")}  # fmt: skip
+                 "patched": (PATCHED, "patched network"), "specific": (PATCHED, "patched network")}  # fmt: skip
         known, noun = kinds.get(chosen.what, (list(ENTRIES), "zoo network"))
         names = [one_of(name, known, noun) for name in chosen.names or known]
         for name in names:
@@ -52,6 +52,8 @@ def main() -> int:
                 defense_runs.ship(name)
             elif chosen.what == "patched":
                 patched.ship(name)
+            elif chosen.what == "specific":
+                specific.ship(name)
             else:
                 _patches(name)
     except QpatchError as error:
