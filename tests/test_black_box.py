@@ -21,6 +21,7 @@ def test_the_plan_covers_every_kind_and_width():
     assert {p.kind("surrogate") for p in foreign} == set(KINDS) and {p.seed for p in foreign} == set(range(scenarios.SEEDS))
     assert {p.kind("own") for p in own} == set(SETTINGS)  # who asks the view itself needs no other width
     assert {(p.variant, p.policy) for p in own} == {("mono", "reinforce"), ("texture", "reinforce"), ("mono", "random")}
+    assert {p.setting for p in foreign if p.variant == "texture"} == {"place", "all"}  # where the place is given
     assert len(set(own)) == len(own) and len(set(foreign)) == len(foreign)
     assert max(probes.QUERIES.values()) < 256  # what a byte holds
 
@@ -40,22 +41,24 @@ def made(tmp_path_factory):
         monkeypatch.setattr(module, "load", lambda name, *_, **__: nets[name])
     dictionary = torch.rand(10, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(black_box, "load_textures", lambda *_, **__: dictionary)
-    yield nets, {name: black_box.load_black_box(name, "shapes", seeds=1) for name in (SURROGATE, "patch-one")}
+    runs = {name: black_box.load_black_box(name, "shapes", seeds=1) for name in (SURROGATE, "patch-one")}
+    yield nets, runs, dictionary
     monkeypatch.undo()
 
 
 def test_rows_equal_a_direct_measurement(made):
-    nets, runs = made
+    nets, runs, dictionary = made
     run, test = runs["patch-one"], data.load("shapes", "test")
     images, labels = test.take(black_box.evaluation_subset(test)[:24])
     assert torch.equal(run.label, labels)
-    for setting, n in (("seen", 24), ("all", 12)):
+    for setting, n, variant in (("seen", 24, "mono"), ("all", 12, "texture")):
         size, place, target = SETTINGS[setting]
-        view, options = nets["patch-one"].at(4), {"target": target, "place": place, "queries": probes.QUERIES["shapes"]}
-        result = QueryPatchAttack(view, size, **options).run(images[:n], labels[:n])
+        view, textures = nets["patch-one"].at(4), dictionary if variant == "texture" else None
+        options = {"target": target, "place": place, "variant": variant, "textures": textures}
+        result = QueryPatchAttack(view, size, queries=3, **options).run(images[:n], labels[:n])
         expected = attack_success(view, images[:n], result.images, labels[:n], target)
         row = run.rows.query(
-            "access == 'own' and setting == @setting and source == '4' and variant == 'mono' and policy == 'reinforce'"
+            "access == 'own' and setting == @setting and source == '4' and variant == @variant and policy == 'reinforce'"
         )
         assert row.asr.item() == pytest.approx(expected.asr, nan_ok=True) and row.n.item() == expected.n
         assert (row.ci_low.item(), row.ci_high.item()) == pytest.approx((expected.ci_low, expected.ci_high))
@@ -66,7 +69,7 @@ def test_rows_equal_a_direct_measurement(made):
 
 
 def test_the_surrogates_patches_are_shown_to_every_network_at_every_width(made):
-    nets, runs = made
+    nets, runs, _ = made
     test, patches = data.load("shapes", "test"), black_box.surrogate_patches("shapes", seeds=1)
     images, labels = test.take(black_box.evaluation_subset(test)[:24])
     probe = Probe("size 8", "32", 0)
@@ -82,7 +85,7 @@ def test_the_surrogates_patches_are_shown_to_every_network_at_every_width(made):
 
 
 def test_it_is_resumed_from_the_store_and_read_back_from_a_file(made, monkeypatch, tmp_path):
-    _, runs = made
+    _, runs, _ = made
     monkeypatch.setattr(QueryPatchAttack, "run", lambda *_: pytest.fail("a question was asked again"))
     tensors, card = black_box._make(SURROGATE, "shapes", 1, False, None)
     store.save_tensors(tmp_path / "run.safetensors", tensors, card)

@@ -48,7 +48,7 @@ class BlackBox:
         network: of the zoo.
         label: int64 (N,), the true classes of the images.
         right: bool (W, N): the clean image is classified correctly; widths in the order of `WIDTHS`.
-        hits: (access, probe) → width → bool (n,): the image leaves its class or goes to the target; n is N, or half.
+        hits: (access, probe) → width → bool (n,): the image leaves its class or goes to the target; the first n of N.
         first: probe → int64 (n,): the question to the view itself that first succeeded, from 1; 0 if none did.
         card: where it comes from, with the budget.
     """

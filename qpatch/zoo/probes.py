@@ -5,13 +5,15 @@ some minutes.
 
 | access    | setting          | asks                                | images | seeds |
 |-----------|------------------|-------------------------------------|--------|-------|
-| own       | seen             | the view itself, at 32, 5, 4, 2     | all    | 3     |
-| own       | seen             | the view itself, at 8               | half   | 1     |
-| own       | each unseen one  | the view itself, at 32, 5, 4, 2     | half   | 1     |
-| own       | seen, controls   | the view itself, at 32 and 2        | half   | 1     |
-| surrogate | all              | the undefended network, as in A     | all    | 3     |
+| own       | seen             | the view itself, at 32, 5, 4, 2     | 1,000  | 3     |
+| own       | seen             | the view itself, at 8               | 400    | 1     |
+| own       | each unseen one  | the view itself, at 32, 5, 4, 2     | 400    | 1     |
+| own       | seen, controls   | the view itself, at 32 and 2        | 400    | 1     |
+| surrogate | each             | the undefended network, as in A     | 1,000  | 3     |
 
-Controls are the random policy, which shows what learning adds, and the textured variant.
+Patches are mono-coloured where the attacker chooses the place, and cut from textures where the place is given: there a
+colour alone leaves 64 patches to choose from. Controls are the random policy, which shows what learning adds, and the
+textured variant.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from qpatch.quant import WIDTHS
 from qpatch.zoo.scenarios import OTHER_WIDTH, SEEDS, SETTINGS
 
 QUERIES = {"cifar10": 100, "shapes": 3}  # per image; a smoke run shows that everything works, not how well
-IMAGES = {"cifar10": (1000, 500), "shapes": (24, 12)}  # all and half: the first of `evaluation_subset`
+IMAGES = {"cifar10": (1000, 400), "shapes": (24, 12)}  # of main probes and of all others: the first of the subset
 ASKED = (32, 5, 4, 2)  # widths of paper A's Table 5
 
 
@@ -36,17 +38,20 @@ class Probe:
         setting: one of `SETTINGS`.
         source: the width of the view that is asked, as text.
         seed: of the attack.
-        variant, policy: see `QueryPatchAttack`; policy "random" is the control that learns nothing.
+        variant, policy: see `QueryPatchAttack`; None takes the usual variant of the setting. Policy "random" is the
+            control that learns nothing.
     """
 
     setting: str
     source: str
     seed: int
-    variant: str = "mono"
+    variant: str | None = None
     policy: str = "reinforce"
 
     def __post_init__(self):
-        one_of(self.setting, SETTINGS, "setting")
+        given = SETTINGS[one_of(self.setting, SETTINGS, "setting")].place not in ("random", "away")
+        if self.variant is None:
+            object.__setattr__(self, "variant", "texture" if given else "mono")
         one_of(self.source, map(str, WIDTHS), "source")
         one_of(self.variant, VARIANTS, "variant")
         one_of(self.policy, POLICIES, "policy")
@@ -57,7 +62,7 @@ class Probe:
 
     @property
     def main(self) -> bool:
-        """Is it run on all images? Untried settings on the network itself and controls are run on half of them."""
+        """Does it ask the network itself in the seen setting, and is it run on all images?"""
         return self.setting == "seen" and self.source != "8" and (self.variant, self.policy) == ("mono", "reinforce")
 
 
