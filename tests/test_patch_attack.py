@@ -175,8 +175,8 @@ def test_an_agent_that_forgets_draws_like_a_new_one_but_keeps_its_baseline():
     agents.forget()
     assert not agents.logits[0].any() and float(agents.mean) == -2
     runs = [QueryPatchAttack(small_net(), SIZE, queries=20, life=life, stop_at=1.0) for life in (5, 21, 50)]
-    images, labels = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(3)), torch.zeros(6, dtype=torch.int64)
-    short, long, longer = (run.run(images, labels) for run in runs)
+    images = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    short, long, longer = (run.run(images, torch.zeros(6, dtype=torch.int64)) for run in runs)
     assert torch.equal(long.images, longer.images) and not torch.equal(short.images, long.images)
 
 

@@ -106,7 +106,8 @@ class QueryPatchAttack:
         batch: int = 100,
         progress: Callable[[int, int, int], None] | None = None,
     ) -> None:
-        for name, value, least in (("queries", queries, 1), ("levels", levels, 2), ("life", life, 1), ("batch", batch, 1)):
+        counts = (("queries", queries, 1), ("levels", levels, 2), ("life", life, 1), ("batch", batch, 1))
+        for name, value, least in counts:
             if not isinstance(value, int) or value < least:
                 raise ParameterError(f"{name} must be an int of at least {least}, got {value!r}.")
         if not lr > 0 or not smooth >= 0 or not entropy >= 0 or not 0 <= stop_at <= 1:
