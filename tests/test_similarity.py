@@ -141,6 +141,13 @@ def test_rows_hold_values_gaps_and_intervals(values):
     assert rows.query("metric == 'hog_cosine'")["cell"].eq(4).all()
 
 
+def test_fewer_comparisons_are_the_same_rows(values):
+    whole = measure.similarity_rows(values, PAIRS, [Reading("edge_iou")], LABELS, draws=50)
+    few = measure.similarity_rows(values, PAIRS, [Reading("edge_iou")], LABELS, comparisons=["different image"], draws=50)
+    kept = whole[whole["comparison"].isin(["same image", "different image"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(few, kept)
+
+
 def test_rows_repeat_with_the_seed(values):
     first, again, other = (
         measure.similarity_rows(values, PAIRS, [Reading("edge_iou")], LABELS, draws=50, seed=seed) for seed in (1, 1, 2)

@@ -145,7 +145,7 @@ class QueryPatchAttack:
             reward, hit = self._judge(scores, labels[alive])
             asked[alive] = query
             first[alive[hit & (first[alive] == 0)]] = query
-            better = (hit & ~success[alive]) | ((hit == success[alive]) & (reward > best[alive]))
+            better = (hit & ~success[alive]) | ((hit == success[alive]) & (reward > best[alive])) | (query == 1)
             index = alive[better]
             best[index], success[index], choices[index] = reward[better], hit[better], drawn[better]
             if self.policy == "reinforce":

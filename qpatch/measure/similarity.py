@@ -126,7 +126,7 @@ def shuffle_pixels(values: Tensor, seed: int = 0) -> Tensor:
 
 def similarity_rows(
     values: Mapping[str, Tensor], pairs: Sequence[Pair], readings: Sequence[Reading], labels: Tensor, *,
-    draws: int = 1000, seed: int = 0,
+    comparisons: Sequence[str] = COMPARISONS, draws: int = 1000, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """Every reading of every pair of networks, beside its chance levels.
 
@@ -138,6 +138,7 @@ def similarity_rows(
         pairs: without a stranger there is no row "independent net".
         readings: what is measured.
         labels: int64 (N,).
+        comparisons: which of `COMPARISONS` there is time for; the same image is always among them.
         draws: resamples of the images for the intervals. seed: of partners, shuffles and resamples.
 
     Returns:
@@ -151,7 +152,7 @@ def similarity_rows(
     origins, each = [], []
     for reading in readings:
         cell = float(reading.cell) if reading.metric == "hog_cosine" else math.nan
-        for (pair, comparison), value in _compared(values, pairs, reading, labels, seed).items():
+        for (pair, comparison), value in _compared(values, pairs, reading, labels, seed, comparisons).items():
             origins.append({"training": pair.training, "pair": pair.pair, "first": pair.first, "second": pair.second,
                             "metric": reading.metric, "cell": cell, "comparison": comparison})  # fmt: skip
             each.append(value)
@@ -205,18 +206,23 @@ def pooled_rows(
     return _rows(origins, each, draws, seed)
 
 
-def _compared(values, pairs, reading: Reading, labels: Tensor, seed: int) -> dict[tuple[Pair, str], Tensor]:
+def _compared(
+    values, pairs, reading: Reading, labels: Tensor, seed: int, comparisons: Sequence[str] = COMPARISONS
+) -> dict[tuple[Pair, str], Tensor]:
     other = partners(labels, False, seed)
     wanted = {name for pair in pairs for name in (pair.first, pair.second, pair.stranger) if name}
     seen = {name: reading.describe(values[name]) for name in wanted}
-    shuffled = {name: reading.describe(shuffle_pixels(values[name], seed)) for name in {pair.second for pair in pairs}}
+    seconds = {pair.second for pair in pairs} if SHUFFLED in comparisons else ()
+    shuffled = {name: reading.describe(shuffle_pixels(values[name], seed)) for name in seconds}
     found = {}
     for pair in pairs:
         first, second = seen[pair.first], seen[pair.second]
         found[pair, SAME] = reading.compare(first, second)
-        found[pair, DIFFERENT] = reading.compare(first, second[other])
-        found[pair, SHUFFLED] = reading.compare(first, shuffled[pair.second])
-        if pair.stranger:
+        if DIFFERENT in comparisons:
+            found[pair, DIFFERENT] = reading.compare(first, second[other])
+        if SHUFFLED in comparisons:
+            found[pair, SHUFFLED] = reading.compare(first, shuffled[pair.second])
+        if pair.stranger and INDEPENDENT in comparisons:
             found[pair, INDEPENDENT] = reading.compare(first, seen[pair.stranger])
     return found
 
