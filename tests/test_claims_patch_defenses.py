@@ -71,14 +71,14 @@ def test_accuracy_is_kept_within_two_points():
 
 
 def test_the_tables_have_the_columns_and_names_that_the_rules_ask_for():
-    names = (SURROGATE, "pbat-random", "pbat-random-s1", "pbat-full", "dwq", "qadtr", "qadtr-s1", "qadtr-without-dbwt")
+    names = (SURROGATE, "pbat-random", "pbat-random-s1", "pbat-full", "dwq", "dwq-mild", "qadtr", "qadtr-s1", "qadtr-without-dbwt")
     runs = {name: network(name, 0.5, seed) for seed, name in enumerate(names)}
     spread = comparisons.spread_rows(runs, [("qadtr-without-dbwt", "qadtr")])
     evened = spread[spread["to"] != ""].assign(kind="spread", reading="points", inference="fixed", target_bits=0)
     parts = comparisons.drop_rows(runs, [("qadtr-without-dbwt", "qadtr")])
     tables = {
         "A3": robustness.unseen_rows({name: runs[name] for name in names[:5]}), "A13": robustness.asr_rows(runs),
-        "B3": comparisons.drop_rows(runs, [(name, "qadtr") for name in ("pbat-random", "pbat-full", "dwq")]),
+        "B3": comparisons.drop_rows(runs, [(name, "qadtr") for name in ("pbat-random", "pbat-full", "dwq", "dwq-mild")]),
         "B5": pd.concat([parts, evened]), "B9": comparisons.clean_rows(runs, "shapes").assign(dataset="cifar10"),
     }  # fmt: skip
     tables["B4"] = tables["A3"]

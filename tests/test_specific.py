@@ -8,7 +8,7 @@ from qpatch.attacks import LaVAN
 from qpatch.measure.success import predict
 from qpatch.quant import WIDTHS
 from qpatch.zoo import networks, scenarios, specific
-from qpatch.zoo.attackers import RANDOM
+from qpatch.zoo.attackers import ALL, RANDOM
 from qpatch.zoo.scenarios import SURROGATE
 from untrained import untrained
 
@@ -47,10 +47,18 @@ def test_hits_equal_a_direct_attack(made, source, attacked):
 
 def test_rows_count_only_images_that_were_right(made):
     run = made[1]["patch-one"]
-    rows = run.rows.set_index(["source", "target_bits"])
+    rows = specific.success_rows(made[1]).query("defense == 'patch-one'").set_index(["attacker", "target_bits"])
     counts, hits = run.right[WIDTHS.index(8)], run.hits["mean"][WIDTHS.index(8)]
-    row = rows.loc[("mean", 8)]
+    row = rows.loc[(ALL, 8)]
     assert row["n"] == int(counts.sum()) and row["images"] == IMAGES and row["defense"] == "patch-one"
     assert row["asr"] == pytest.approx(float((hits & counts).sum()) / int(counts.sum()))
     drawn = (run.hits["mean"] & run.right).sum() / run.right.sum()
-    assert rows.loc[("mean", RANDOM), "asr"] == pytest.approx(float(drawn))
+    assert rows.loc[(ALL, RANDOM), "asr"] == pytest.approx(float(drawn))
+
+
+def test_any_of_the_patches_is_their_union(made):
+    run = made[1]["patch-one"]
+    at_two = torch.stack([hits[WIDTHS.index(2)] for hits in run.hits.values()]).any(0) & run.right[WIDTHS.index(2)]
+    assert run.trials(specific.ANY, 2).won.sum() == int(at_two.sum())
+    singles = [run.trials(source, RANDOM).rate for source in run.hits]
+    assert max(singles) <= run.trials(specific.ANY, RANDOM).rate <= 1

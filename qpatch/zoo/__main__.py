@@ -4,62 +4,65 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 
 import torch
 
 from qpatch import store
 from qpatch.allocator import keep_freed_memory
 from qpatch.errors import QpatchError, one_of
-from qpatch.zoo import attacked, cleaned, defense_runs, networks, patched, patches, pixelcnn, policy_runs, specific, sweep
+from qpatch.zoo import (
+    attacked, black_box, cleaned, comparators, defense_runs, networks, patched, patches, pixelcnn, policy_runs, specific, sweep,
+)  # fmt: skip
 from qpatch.zoo.policies import POLICIES
-from qpatch.zoo.recipes import ENTRIES, NOT_SHIPPED, PATCH_DEFENSES
+from qpatch.zoo.recipes import COMPARATORS, ENTRIES, NOT_SHIPPED, PATCH_DEFENSES, TRIQDEF_DEFENSES
 from qpatch.zoo.scenarios import SURROGATE
 
-WHAT = ("networks", "patches", "attacks", "sweeps", "policies", "defenses", "pixelcnn", "cleaned", "patched", "specific")
 ATTACKED = ["cifar10", "coffee"]  # tasks whose attack runs ship
-PATCHED = [SURROGATE, *(name for name, entry in ENTRIES.items() if entry.defense in PATCH_DEFENSES)]
+DEFENDED = PATCH_DEFENSES | TRIQDEF_DEFENSES | COMPARATORS
+PATCHED = [SURROGATE, *(name for name, entry in ENTRIES.items() if entry.defense in DEFENDED)]
 
 
 def main() -> int:
+    work = _work()
     parser = argparse.ArgumentParser(prog="python -m qpatch.zoo", description=__doc__)
-    parser.add_argument("what", choices=WHAT)
+    parser.add_argument("what", choices=work)
     parser.add_argument("names", nargs="*", help="zoo networks, tasks of attacks, sweeps, or policies; all by default")
     parser.add_argument("--device", default="cpu", help="where networks are trained")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of this process")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     keep_freed_memory()
+    noun, known, make = work[chosen.what]
     try:
-        if chosen.what in ("pixelcnn", "cleaned"):
-            {"pixelcnn": pixelcnn.ship, "cleaned": cleaned.ship}[chosen.what]()
-            return 0
-        kinds = {"attacks": (ATTACKED, "attacked task"), "policies": (list(POLICIES), "policy"),
-                 "sweeps": (list(sweep.SHIPPED), "sweep"), "defenses": (list(defense_runs.NETWORKS), "defense"),
-                 "patched": (PATCHED, "patched network"), "specific": (PATCHED, "patched network")}  # fmt: skip
-        known, noun = kinds.get(chosen.what, (list(ENTRIES), "zoo network"))
-        names = [one_of(name, known, noun) for name in chosen.names or known]
-        for name in names:
-            if chosen.what == "networks":
-                make = networks.train_entry if name in NOT_SHIPPED else networks.ship
-                make(name, device=chosen.device)
-            elif chosen.what == "attacks":
-                _attacks(name)
-            elif chosen.what == "sweeps":
-                sweep.ship(sweep.SHIPPED[name])
-            elif chosen.what == "policies":
-                policy_runs.ship(name)
-            elif chosen.what == "defenses":
-                defense_runs.ship(name)
-            elif chosen.what == "patched":
-                patched.ship(name)
-            elif chosen.what == "specific":
-                specific.ship(name)
-            else:
-                _patches(name)
+        for name in [one_of(name, known, noun) for name in chosen.names or known]:
+            make(name, chosen.device) if chosen.what == "networks" else make(name)
     except QpatchError as error:
         store.say(str(error))
         return 1
     return 0
+
+
+def _work() -> dict[str, tuple[str, list[str], Callable]]:
+    """What can be made: what its names are, all of them, and how one is made."""
+    return {
+        "networks": ("zoo network", list(ENTRIES), _network),
+        "patches": ("zoo network", list(ENTRIES), _patches),
+        "attacks": ("attacked task", ATTACKED, _attacks),
+        "sweeps": ("sweep", list(sweep.SHIPPED), lambda name: sweep.ship(sweep.SHIPPED[name])),
+        "policies": ("policy", list(POLICIES), policy_runs.ship),
+        "defenses": ("defense", list(defense_runs.NETWORKS), defense_runs.ship),
+        "pixelcnn": ("model of images", ["pixelcnn"], lambda _: pixelcnn.ship()),
+        "cleaned": ("set of images", ["cleaned"], lambda _: cleaned.ship()),
+        "patched": ("patched network", PATCHED, patched.ship),
+        "specific": ("patched network", PATCHED, specific.ship),
+        "black-box": ("patched network", PATCHED, black_box.ship),
+        "comparators": ("comparator", ["jedi"], lambda _: comparators.ship()),
+    }
+
+
+def _network(name: str, device: str) -> None:
+    (networks.train_entry if name in NOT_SHIPPED else networks.ship)(name, device=device)
 
 
 def _patches(name: str) -> None:

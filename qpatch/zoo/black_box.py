@@ -32,6 +32,7 @@ from qpatch.measure.stats import wilson
 from qpatch.measure.success import predict
 from qpatch.quant import WIDTHS
 from qpatch.zoo import networks, scenarios
+from qpatch.zoo.bits import pack, unpack
 from qpatch.zoo.painted import load_textures, to_bytes
 from qpatch.zoo.patches import evaluation_subset
 from qpatch.zoo.probes import IMAGES, QUERIES, Probe, own_probes, surrogate_probes
@@ -222,18 +223,18 @@ class _Bench:
         ).run(images, labels)  # fmt: skip
         if access == "surrogate":
             return {"pixels": to_bytes(result.pixels), "places": result.places.to(torch.uint8)}
-        return {"hits": _pack(_hits(view, result.images, labels, probe)[None]), "first": result.first.to(torch.uint8)}
+        return {"hits": pack(_hits(view, result.images, labels, probe)[None]), "first": result.first.to(torch.uint8)}
 
 
 def _make(network: str, dataset: str, seeds: int, retrain: bool, progress) -> tuple[dict[str, Tensor], dict]:
     started, bench = time.perf_counter(), _Bench(network, dataset, retrain)
     views, (images, labels) = deployed_views(network, dataset, retrain), bench.images
     right = torch.stack([predict(views[width], images) == labels for width in WIDTHS])
-    tensors = {"label": labels.to(torch.uint8), "right": _pack(right)}
+    tensors = {"label": labels.to(torch.uint8), "right": pack(right)}
     foreign = surrogate_patches(dataset, seeds=seeds, retrain=retrain, progress=progress)
     for number, (probe, (pixels, places)) in enumerate(foreign.items()):
         shown = paste(images, pixels, make_mask("square", SETTINGS[probe.setting].size), places)
-        tensors[f"surrogate/{number}"] = _pack(torch.stack([_hits(views[w], shown, labels, probe) for w in WIDTHS]))
+        tensors[f"surrogate/{number}"] = pack(torch.stack([_hits(views[w], shown, labels, probe) for w in WIDTHS]))
         if network == SURROGATE:
             small = pixels[..., :1, :1] if probe.variant == "mono" else pixels
             tensors |= {f"pixels/{number}": to_bytes(small), f"places/{number}": places.to(torch.uint8)}
@@ -257,11 +258,11 @@ def _black_box(network: str, tensors: dict[str, Tensor], made: dict, seeds: int)
     for number, probe in enumerate(Probe(**probe) for probe in made["own"]):
         if probe.seed < seeds:
             first[probe] = tensors[f"first/{number}"].long()
-            hits["own", probe] = {int(probe.source): _unpack(tensors[f"own/{number}"], len(first[probe]))[0]}
+            hits["own", probe] = {int(probe.source): unpack(tensors[f"own/{number}"], len(first[probe]))[0]}
     for number, probe in enumerate(Probe(**probe) for probe in made["surrogate"]):
         if probe.seed < seeds:
-            hits["surrogate", probe] = dict(zip(WIDTHS, _unpack(tensors[f"surrogate/{number}"], n)))
-    return BlackBox(network, tensors["label"].long(), _unpack(tensors["right"], n), hits, first, made)
+            hits["surrogate", probe] = dict(zip(WIDTHS, unpack(tensors[f"surrogate/{number}"], n)))
+    return BlackBox(network, tensors["label"].long(), unpack(tensors["right"], n), hits, first, made)
 
 
 def _patches(probe: Probe, pixels: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -276,12 +277,3 @@ def _hits(view, patched: Tensor, labels: Tensor, probe: Probe) -> Tensor:
 
 def _path(network: str) -> Path:
     return FOLDER / f"{network}.safetensors"
-
-
-def _pack(bits: Tensor) -> Tensor:
-    """Eight images per byte."""
-    return torch.from_numpy(np.packbits(bits.cpu().numpy(), axis=1))
-
-
-def _unpack(packed: Tensor, n: int) -> Tensor:
-    return torch.from_numpy(np.unpackbits(packed.numpy(), axis=1, count=n).astype(bool))

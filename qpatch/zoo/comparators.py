@@ -3,7 +3,7 @@
 Jedi stands in front of the undefended network. It meets the patches that were made without it ("surrogate"), and ones
 whose maker knows that it looks at grey levels only: LaVAN in one shade of grey ("own", `qpatch.attacks.Equiluminant`).
 Since Jedi cleans an image without looking at the network, one cleaned image serves all widths.
-`python -m qpatch.zoo.comparators` makes what ships; an interrupted run goes on.
+`python -m qpatch.zoo comparators` makes what ships; an interrupted run goes on.
 
 PBCAT is a network of the zoo. DiffPure runs where its weights are present: `qpatch.defenses.diffpure.load_predictor`.
 """
@@ -154,7 +154,3 @@ def _make_run(
         "own": [asdict(shot) for shot in knowing], "surrogate": [asdict(shot) for shot in surrogate],
         "seconds": round(time.perf_counter() - started, 1), "commit": networks._commit(),
     }  # fmt: skip
-
-
-if __name__ == "__main__":
-    ship()

@@ -7,7 +7,7 @@ from functools import partial
 
 from qpatch import data
 from qpatch.defenses import (
-    CURRICULUM, PBAT, QADTR, AdversarialTraining, Distillation, DoubleWinQuant, EnsembleAdversarialTraining, OnlinePatches,
+    CURRICULUM, PBAT, PBCAT, QADTR, AdversarialTraining, Distillation, DoubleWinQuant, EnsembleAdversarialTraining, OnlinePatches,
     PatchPool, PatchTraining, QuantizationShiftTraining, SinkhornTraining, TriQDef,
 )  # fmt: skip
 from qpatch.errors import one_of
@@ -17,19 +17,21 @@ from qpatch.zoo.calibration import calibration_images
 from qpatch.zoo.pool import PLACE, load_pool
 from qpatch.zoo.recipes import Entry
 
-# Paper B and its controls: against patches, on all widths of a joint network.
+# Paper B, its controls and PBCAT: against patches, on all widths of a joint network.
 PATCH_LOSSES = {
     "patch-one": partial(PatchTraining, made_at="float"),
     "patch-all": partial(PatchTraining, made_at="random"),
     "pbat-random": partial(PBAT, location="random"),
     "pbat-full": partial(PBAT, location="full"),
     "dwq": DoubleWinQuant,
+    "dwq-mild": partial(DoubleWinQuant, eps=2 / 255, step=0.5 / 255),  # the published noise is too much for 78 k parameters
     "qadtr": QADTR,
     "qadtr-without-aqapa": partial(QADTR, made_at="float"),
     "qadtr-without-dbwt": partial(QADTR, trained="random"),
     "qadtr-without-gir": partial(QADTR, gir="none"),
     "qadtr-gir-activations": partial(QADTR, gir="activations"),
     "qadtr-gir-agreement": partial(QADTR, gir="agreement"),
+    "pbcat": PBCAT,
 }
 # Paper A: TriQDef whole, without each of its parts, and on patches that are made on the spot.
 _NEITHER = {"fdp": 0.0, "gpdp": 0.0}

@@ -181,9 +181,12 @@ def _make(wanted: Entry, dataset: str, state: Path, fresh: bool, device, report)
             report=lambda line: report(f"{wanted.name}: {line}"), watch=_Watch(wanted, test),
         )  # fmt: skip
     net.eval().cpu()
+    tensors = {name: tensor.contiguous() for name, tensor in training.network_tensors(net).items()}
+    if wanted.half:
+        tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+        training.load_network_tensors(net, tensors)
     clean = {str(bits): accuracy(net.at(bits), test.floats(), test.labels) for bits in wanted.trained}
     report(f"{wanted.name}: test accuracy " + ", ".join(f"{bits} bits {value:.4f}" for bits, value in clean.items()))
-    tensors = {name: tensor.contiguous() for name, tensor in training.network_tensors(net).items()}
     return tensors, {
         "name": wanted.name,
         "entry": asdict(wanted),

@@ -11,10 +11,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -26,13 +25,16 @@ from qpatch.measure.success import predict
 from qpatch.measure.trials import Trials, rate_row
 from qpatch.quant import WIDTHS
 from qpatch.zoo import networks
-from qpatch.zoo.attackers import RANDOM, inference, label
+from qpatch.zoo.attackers import ALL, INFERENCE, PAPERS, RANDOM, SAME, inference, label
+from qpatch.zoo.bits import pack, unpack
 from qpatch.zoo.patches import SPECIFIC_STEPS, evaluation_subset
 from qpatch.zoo.scenarios import MEAN, SETTINGS, SURROGATE, attacked_view, deployed_views
 
 FOLDER = Path(__file__).parent / "specific"
 OWN = (*map(str, WIDTHS), MEAN)
 FOREIGN = "surrogate"
+ANY = "any of these"
+"""The attacker who keeps, for each image, whichever of its patches works: the union that robustness is judged by."""
 _SMOKE_STEPS = 3
 
 
@@ -54,22 +56,31 @@ class Specific:
     card: dict
 
     def trials(self, source: str, width: int) -> Trials:
-        """One source at one width, or at a width that is drawn (`RANDOM`: the exact mean)."""
+        """One source (or `ANY`) at one width, or at a width that is drawn (`RANDOM`: the exact mean)."""
         numbers = list(range(len(WIDTHS))) if width == RANDOM else [WIDTHS.index(width)]
-        hit = self.hits[source][numbers].double().mean(0).numpy()
-        won = (self.hits[source] & self.right)[numbers].double().mean(0).numpy()
+        hits = torch.stack([*self.hits.values()]) if source == ANY else self.hits[source][None]
+        hit = hits[:, numbers].double().mean(1).amax(0).numpy()
+        won = (hits & self.right)[:, numbers].double().mean(1).amax(0).numpy()
         return Trials(hit[None], won[None], self.right[numbers].double().mean(0).numpy(), (self.network, source))
 
-    @cached_property
-    def rows(self) -> pd.DataFrame:
-        """One row per source and width: defense, training_seed, source, inference, target_bits, images, and `rate_row`."""
-        defense, seed = label(self.network)
-        origin = {"defense": defense, "training_seed": seed}
-        return pd.DataFrame([
-            {**origin, "source": source, **inference(width), "images": self.right.shape[1], **rate_row(self.trials(source, width))}
-            for source in self.hits
-            for width in (*WIDTHS, RANDOM)
-        ])  # fmt: skip
+
+def success_rows(runs: Mapping[str, Specific], dataset: str = "cifar10") -> pd.DataFrame:
+    """How often each attacker finds a patch for an image: papers' setting, same width, all widths, any of all patches.
+
+    Returns:
+        one row per network, attacker and width: dataset, defense, training_seed, attacker, inference, target_bits, images,
+        and what `rate_row` gives.
+    """
+    found = []
+    for run, attacker, width in product(runs.values(), (PAPERS, SAME, ALL, ANY), INFERENCE):
+        if attacker == SAME and width == RANDOM:  # there is no same width then
+            continue
+        papers = FOREIGN if FOREIGN in run.hits else "32"
+        source = {PAPERS: papers, SAME: str(width), ALL: MEAN, ANY: ANY}[attacker]
+        defense, seed = label(run.network)
+        origin = {"dataset": dataset, "defense": defense, "training_seed": seed, "attacker": attacker, **inference(width)}
+        found.append({**origin, "images": run.right.shape[1], **rate_row(run.trials(source, width))})
+    return pd.DataFrame(found)
 
 
 def load_runs(
@@ -95,7 +106,7 @@ def load_specific_run(
     else:
         tensors, made = _make(network, dataset, retrain, progress)
     n = made["images"]
-    return Specific(network, _unpack(tensors["right"], n), {source: _unpack(tensors[source], n) for source in made["sources"]}, made)
+    return Specific(network, unpack(tensors["right"], n), {source: unpack(tensors[source], n) for source in made["sources"]}, made)
 
 
 def ship(network: str) -> None:
@@ -108,7 +119,7 @@ def _make(network: str, dataset: str, retrain: bool, progress) -> tuple[dict[str
     images, labels = test.take(evaluation_subset(test))
     views = deployed_views(network, dataset, retrain)
     sources = [*OWN, *([FOREIGN] if network != SURROGATE else [])]
-    tensors = {"right": _pack(torch.stack([predict(views[width], images) == labels for width in WIDTHS]))}
+    tensors = {"right": pack(torch.stack([predict(views[width], images) == labels for width in WIDTHS]))}
     for source in sources:
         tensors[source] = _cell(network, source, dataset, retrain, images, labels)
         if progress:
@@ -141,7 +152,7 @@ def _cell(network: str, source: str, dataset: str, retrain: bool, images: Tensor
 def _hits(view, deployed: Mapping[int, torch.nn.Module], images: Tensor, labels: Tensor, steps: int) -> Tensor:
     size, place, _ = SETTINGS["seen"]
     patched = LaVAN(view, size, place=place, steps=steps, lr=0.1)(images, labels)
-    return _pack(torch.stack([predict(deployed[width], patched) != labels for width in WIDTHS]))
+    return pack(torch.stack([predict(deployed[width], patched) != labels for width in WIDTHS]))
 
 
 def _fingerprint(network: str, dataset: str, retrain: bool) -> str:
@@ -154,11 +165,3 @@ def _steps(dataset: str) -> int:
 
 def _path(network: str) -> Path:
     return FOLDER / f"{network}.safetensors"
-
-
-def _pack(bits: Tensor) -> Tensor:
-    return torch.from_numpy(np.packbits(bits.cpu().numpy(), axis=1))
-
-
-def _unpack(packed: Tensor, n: int) -> Tensor:
-    return torch.from_numpy(np.unpackbits(packed.numpy(), axis=1, count=n).astype(bool))

@@ -27,6 +27,7 @@ from qpatch.quant import WIDTHS
 from qpatch.zoo.attackers import PAPERS, STRONGEST, control, label, met
 from qpatch.zoo.black_box import BlackBox
 from qpatch.zoo.patched import Patched
+from qpatch.zoo.probes import Probe
 from qpatch.zoo.robustness import setting_of
 from qpatch.zoo.scenarios import ATTACKS, KINDS, SURROGATE
 
@@ -34,7 +35,7 @@ QUERIES = "PatchAttack"
 SEEN, UNSEEN = "seen", "unseen"
 SIMILAR = ("width", "size 8", "size 10", "place")
 PATCHES = (SEEN, UNSEEN, *KINDS[1:])
-PUBLISHED = {"pbat-random": "PBAT", "pbat-full": "PBAT", "dwq": "DWQ", "triqdef": "TriQDef"}
+PUBLISHED = {"pbat-random": "PBAT", "pbat-full": "PBAT", "dwq": "DWQ", "dwq-mild": "DWQ", "triqdef": "TriQDef"}
 
 
 class Table5:
@@ -183,7 +184,7 @@ def asked(run: BlackBox, kind: str, attacker: str, width: int) -> Trials | None:
     found = [
         (probe, hits[width])
         for (where, probe), hits in run.hits.items()
-        if where == access and probe.kind(access) == kind and (probe.variant, probe.policy) == ("mono", "reinforce")
+        if where == access and probe.kind(access) == kind and probe == Probe(probe.setting, probe.source, probe.seed)
         and width in hits and (access == "surrogate" or probe.source == str(width))
     ]
     if not found:
@@ -195,6 +196,6 @@ def asked(run: BlackBox, kind: str, attacker: str, width: int) -> Trials | None:
 
 
 def _on_the_same_images(first: Trials, second: Trials) -> tuple[Trials, Trials]:
-    """PatchAttack judges unseen patches on the first half of the images only."""
+    """PatchAttack judges the network's own unseen patches on the first of the images only."""
     n = min(len(first.counts), len(second.counts))
     return tuple(each if len(each.counts) == n else each.only(np.arange(len(each.counts)) < n) for each in (first, second))
