@@ -12,7 +12,7 @@ from qpatch.errors import InputError
 from qpatch.measure.success import predict
 from qpatch.quant import WIDTHS
 from qpatch.report import patch_plots
-from qpatch.zoo import attackers, networks, patched, rehearsal, scenarios
+from qpatch.zoo import attackers, networks, patched, rehearsal, scenarios, specific
 from qpatch.zoo.scenarios import MEAN, SURROGATE, Shot
 from untrained import untrained
 
@@ -89,12 +89,15 @@ def test_draws_scatter_around_the_exact_mean(made, monkeypatch):
     assert drawn == pytest.approx(rows.exact.iloc[0], abs=0.04)
 
 
-def test_more_steps_end_with_the_stored_patch(made):
-    runs = {"qadtr-without-gir": made[1]["qadtr-without-gir"]}
-    rows = made[2].step_rows(runs, [2])
-    assert list(rows.steps) == [2, 1]  # the stored one of this test has a single step
-    stored = attackers.met(runs["qadtr-without-gir"], attackers.ALL, "LaVAN", "seen", attackers.RANDOM)
-    assert rows.value.iloc[1] == pytest.approx(stored.rate)
+def test_more_steps_stand_beside_the_stored_run(made, monkeypatch):
+    monkeypatch.setattr(specific, "evaluation_subset", lambda test: torch.arange(IMAGES))
+    name = "qadtr-without-gir"
+    run = specific.load_specific_run(name, "shapes")
+    rows = made[2].step_rows({name: run}, [1, run.card["attack"]["steps"] + 1], IMAGES)
+    assert list(rows.steps) == [1, 3, 4]
+    assert rows.value.iloc[1] == pytest.approx(run.trials(MEAN, attackers.RANDOM).rate)
+    again = made[2].step_rows({name: run}, [3], IMAGES)  # as many steps as the stored run: the same patches
+    assert len(again) == 1 and again.value.iloc[0] == pytest.approx(rows.value.iloc[1])
 
 
 def test_borrowed_patches_are_those_of_the_network_without_gir(made):

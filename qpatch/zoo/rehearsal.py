@@ -20,14 +20,16 @@ from qpatch.measure.success import predict
 from qpatch.measure.trials import Trials, contrast, pooled
 from qpatch.quant import WIDTHS, MultiBit
 from qpatch.training import Batch, Loss
-from qpatch.zoo import networks
+from qpatch.zoo import networks, specific
 from qpatch.zoo.attackers import ALL, INFERENCE, RANDOM, inference, met, trials
+from qpatch.zoo.bits import unpack
 from qpatch.zoo.comparisons import training_gap
 from qpatch.zoo.losses import make_loss
 from qpatch.zoo.patched import Patched, judged, made_patches, remade, shown
 from qpatch.zoo.patches import evaluation_subset
 from qpatch.zoo.recipes import entry
-from qpatch.zoo.scenarios import ATTACKS, MEAN, SURROGATE, Shot, deployed_views
+from qpatch.zoo.scenarios import ATTACKS, MEAN, SURROGATE, Shot, attacked_view, deployed_views
+from qpatch.zoo.specific import Specific
 
 
 class Rehearsal:
@@ -131,22 +133,27 @@ class Rehearsal:
             found.append({"draw": draw, "drawn": float(hit[right].float().mean()), "exact": exact, "n": int(right.sum())})
         return pd.DataFrame(found)
 
-    def step_rows(self, runs: Mapping[str, Patched], steps: Sequence[int], attack: str = "LaVAN") -> pd.DataFrame:
-        """Does an attacker with more patience get past a defense? One patch on all widths, made with ever more steps.
+    def step_rows(self, runs: Mapping[str, Specific], steps: Sequence[int], images: int) -> pd.DataFrame:
+        """Does an attacker with more patience get past a defense? A patch for each image, with fewer and more steps.
 
-        The last point is the stored patch of seed 0, made with as many steps as all patches of the tables.
+        The patches are LaVAN's, made on all widths of the network. One of the points is the stored run.
+
+        Args:
+            runs: image-specific results by network. steps: of the attacks that are made now. images: the first ones.
 
         Returns:
             one row per network and number of steps: value (success, expectation over the widths), low, high, n.
         """
-        found, shot = [], Shot(attack, "seen", MEAN, 0)
+        found = []
         for name, run in runs.items():
-            make = lambda count: remade(name, shot, self.dataset, steps=count, retrain=self.retrain)  # noqa: E731, B023
-            hits = {count: self._judged(name, shot, make(count)) for count in steps}
-            for count, hit in (hits | {run.card["attack"]["steps"]: run.hits["own", shot]}).items():
-                value = contrast((1, _at(hit[None], run, RANDOM, "now")))
-                origin = {"dataset": self.dataset, "network": name, "attack": attack, "steps": count}
-                found.append({**origin, **value._asdict()})
+            hits = {run.card["attack"]["steps"]: run.hits[MEAN][:, :images]}
+            for count in steps:
+                views = deployed_views(name, self.dataset, self.retrain)
+                packed = specific._hits(attacked_view(views, MEAN), views, self.images[:images], self.labels[:images], count)
+                hits[count] = unpack(packed, hits[run.card["attack"]["steps"]].shape[1])
+            for count, hit in sorted(hits.items()):
+                value = contrast((1, replace(run, right=run.right[:, :images], hits={MEAN: hit}).trials(MEAN, RANDOM)))
+                found.append({"dataset": self.dataset, "network": name, "attack": "LaVAN", "steps": count, **value._asdict()})
         return pd.DataFrame(found)
 
     def gir_rows(self, runs: Mapping[str, Patched], names: Sequence[str], without: str) -> pd.DataFrame:
