@@ -17,7 +17,7 @@ class Dataset:
     """Images as bytes with their labels; `floats` gives them in the form that every network here takes.
 
     Attributes:
-        name: "cifar10", "coffee", "vww" or "shapes".
+        name: "cifar10", "coffee", "photographs", "vww" or "shapes".
         split: "train" or "test".
         images: uint8 N×C×H×W.
         labels: int64 N, an index into `classes`.
