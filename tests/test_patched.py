@@ -9,6 +9,7 @@ from qpatch.errors import ParameterError
 from qpatch.measure.success import attack_success
 from qpatch.quant import WIDTHS
 from qpatch.zoo import networks, patched, scenarios
+from qpatch.zoo.bits import pack, unpack
 from qpatch.zoo.scenarios import KINDS, SETTINGS, SURROGATE, Shot
 from untrained import untrained
 
@@ -97,4 +98,4 @@ def test_the_same_run_again_gives_the_same_bits(runs):
 
 def test_packing_is_exact():
     bits = torch.rand(5, 13) < 0.5
-    assert torch.equal(patched._unpack(patched._pack(bits), 13), bits)
+    assert torch.equal(unpack(pack(bits), 13), bits)

@@ -28,6 +28,7 @@ from qpatch.defenses import jedi as method
 from qpatch.measure.success import predict
 from qpatch.quant import WIDTHS
 from qpatch.zoo import networks, patched, scenarios
+from qpatch.zoo.bits import pack, unpack
 from qpatch.zoo.jedi import load_jedi
 from qpatch.zoo.patched import CONTROLS, Patched
 from qpatch.zoo.patches import OPTIONS, evaluation_subset
@@ -132,9 +133,9 @@ def _make_run(
     def hits(shown: Tensor, target: int | None = None) -> Tensor:
         cleaned = jedi(shown)
         classes = torch.stack([predict(views[width], cleaned) for width in WIDTHS])
-        return patched._pack(classes != labels if target is None else classes == target)
+        return pack(classes != labels if target is None else classes == target)
 
-    tensors = {"label": labels.to(torch.uint8), "right": patched._pack(~patched._unpack(hits(images), len(images)))}
+    tensors = {"label": labels.to(torch.uint8), "right": pack(~unpack(hits(images), len(images)))}
     for access, shots in (("surrogate", surrogate), ("own", knowing)):
         for number, shot in enumerate(shots):
             pixels = foreign[shot] if access == "surrogate" else made_knowing(shot, dataset, retrain=retrain)

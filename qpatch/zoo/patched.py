@@ -28,6 +28,7 @@ from qpatch.measure.stats import wilson
 from qpatch.measure.success import predict
 from qpatch.quant import WIDTHS
 from qpatch.zoo import networks, scenarios
+from qpatch.zoo.bits import pack, unpack
 from qpatch.zoo.patches import FIT_IMAGES, OPTIONS, UNIVERSAL_STEPS, evaluation_subset
 from qpatch.zoo.scenarios import ATTACKS, SETTINGS, SURROGATE, Shot, attacked_view, deployed_views
 
@@ -233,10 +234,10 @@ def _make(network: str, dataset: str, seeds: int, retrain: bool, progress) -> tu
     images, labels = test.take(evaluation_subset(test))
     photos = _photos(dataset)
     right = torch.stack([predict(views[width], images) == labels for width in WIDTHS])
-    tensors = {"label": labels.to(torch.uint8), "right": _pack(right)}
+    tensors = {"label": labels.to(torch.uint8), "right": pack(right)}
     for access, patches in (("own", own), ("surrogate", foreign)):
         for number, (shot, pixels) in enumerate(patches.items()):
-            tensors[f"{access}/{number}"] = _pack(judged(views, shot, pixels, images, labels))
+            tensors[f"{access}/{number}"] = pack(judged(views, shot, pixels, images, labels))
             if access == "own":
                 tensors[f"pixels/{number}"] = (pixels * 255).round().to(torch.uint8)
         if progress:
@@ -246,7 +247,7 @@ def _make(network: str, dataset: str, seeds: int, retrain: bool, progress) -> tu
                   "photo": photo_pixels(len(images), *photos, target, size)}  # fmt: skip
         for name in CONTROLS:
             patched = shown(Shot("LaVAN", setting, "32", 0), pixels[name], images)
-            tensors[f"control/{setting}/{name}"] = _pack(_hits(views, patched, labels, target))
+            tensors[f"control/{setting}/{name}"] = pack(_hits(views, patched, labels, target))
     return tensors, {
         "network": network, "dataset": dataset, "seeds": seeds, "images": len(images),
         "own": [asdict(shot) for shot in own], "surrogate": [asdict(shot) for shot in foreign],
@@ -271,20 +272,11 @@ def _patched(network: str, tensors: dict[str, Tensor], made: dict, seeds: int) -
     for access in ("own", "surrogate"):
         for number, shot in enumerate(Shot(**shot) for shot in made[access]):
             if shot.seed < seeds:
-                hits[access, shot] = _unpack(tensors[f"{access}/{number}"], n)
-    controls = {(setting, name): _unpack(tensors[f"control/{setting}/{name}"], n) for setting in SETTINGS for name in CONTROLS}
-    return Patched(network, tensors["label"].long(), _unpack(tensors["right"], n), hits, controls, made)
+                hits[access, shot] = unpack(tensors[f"{access}/{number}"], n)
+    controls = {(setting, name): unpack(tensors[f"control/{setting}/{name}"], n) for setting in SETTINGS for name in CONTROLS}
+    return Patched(network, tensors["label"].long(), unpack(tensors["right"], n), hits, controls, made)
 
 
 def _rate(hits: Tensor, counts: Tensor, number: int) -> float:
     n = int(counts[number].sum())
     return int((counts & hits)[number].sum()) / n if n else float("nan")
-
-
-def _pack(bits: Tensor) -> Tensor:
-    """Eight images per byte."""
-    return torch.from_numpy(np.packbits(bits.cpu().numpy(), axis=1))
-
-
-def _unpack(packed: Tensor, n: int) -> Tensor:
-    return torch.from_numpy(np.unpackbits(packed.numpy(), axis=1, count=n).astype(bool))

@@ -22,7 +22,6 @@ from qpatch.quant import WIDTHS, MultiBit
 from qpatch.training import Batch, Loss
 from qpatch.zoo import networks, specific
 from qpatch.zoo.attackers import ALL, INFERENCE, RANDOM, inference, met, trials
-from qpatch.zoo.bits import unpack
 from qpatch.zoo.comparisons import training_gap
 from qpatch.zoo.losses import make_loss
 from qpatch.zoo.patched import Patched, judged, made_patches, remade, shown
@@ -149,8 +148,8 @@ class Rehearsal:
             hits = {run.card["attack"]["steps"]: run.hits[MEAN][:, :images]}
             for count in steps:
                 views = deployed_views(name, self.dataset, self.retrain)
-                packed = specific._hits(attacked_view(views, MEAN), views, self.images[:images], self.labels[:images], count)
-                hits[count] = unpack(packed, hits[run.card["attack"]["steps"]].shape[1])
+                part = self.images[:images], self.labels[:images]
+                hits[count] = specific.hits_after(count, attacked_view(views, MEAN), views, *part)
             for count, hit in sorted(hits.items()):
                 value = contrast((1, replace(run, right=run.right[:, :images], hits={MEAN: hit}).trials(MEAN, RANDOM)))
                 found.append({"dataset": self.dataset, "network": name, "attack": "LaVAN", "steps": count, **value._asdict()})

@@ -137,22 +137,25 @@ def _cell(network: str, source: str, dataset: str, retrain: bool, images: Tensor
     parts = {
         "networks": [_fingerprint(name, dataset, retrain) for name in (network, SURROGATE)], "source": source,
         "data": data.load(dataset, "test").fingerprint, "steps": _steps(dataset), "setting": list(SETTINGS["seen"]),
-        "code": store.source_fingerprint(attack_base, LaVAN, _hits),
+        "code": store.source_fingerprint(attack_base, LaVAN, hits_after),
     }  # fmt: skip
 
     def made() -> tuple[dict[str, Tensor], dict]:
         deployed = deployed_views(network, dataset, retrain)  # anew: a noisy view starts from its seed
         attacked = deployed_views(SURROGATE, dataset, retrain) if source == FOREIGN else deployed
         view = attacked_view(attacked, "32" if source == FOREIGN else source)
-        return {"hits": _hits(view, deployed, images, labels, _steps(dataset))}, {}
+        return {"hits": pack(hits_after(_steps(dataset), view, deployed, images, labels))}, {}
 
     return store.fetch("specific", parts, made)[0]["hits"]
 
 
-def _hits(view, deployed: Mapping[int, torch.nn.Module], images: Tensor, labels: Tensor, steps: int) -> Tensor:
+def hits_after(
+    steps: int, view: torch.nn.Module, deployed: Mapping[int, torch.nn.Module], images: Tensor, labels: Tensor
+) -> Tensor:
+    """Whom a patch of its own fools that was made on `view` in this many steps: bool (W, N), widths of `deployed`."""
     size, place, _ = SETTINGS["seen"]
     patched = LaVAN(view, size, place=place, steps=steps, lr=0.1)(images, labels)
-    return pack(torch.stack([predict(deployed[width], patched) != labels for width in WIDTHS]))
+    return torch.stack([predict(deployed[width], patched) != labels for width in WIDTHS])
 
 
 def _fingerprint(network: str, dataset: str, retrain: bool) -> str:
