@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -149,6 +150,14 @@ def test_one_way_that_fails_makes_it_hold_in_part():
     frame.loc[at(frame, training="qat-independent", target_bits=2), ["asr", "ci_low", "ci_high"]] = 0.3, 0.28, 0.32
     assert judged("B1", frame) == IN_PART
     assert judged("B2", frame) == IN_PART
+
+
+def test_one_condition_in_forty_is_luck():
+    rule = {claim.id: claim for claim in claims.load()}["B1"].rule
+    like = verdict.outcomes_on(rule, results(0.9))[0]
+    outcome = lambda *counts: verdict.judge([replace(like, status=s) for s, n in zip((verdict.MET, verdict.FAILED, verdict.UNDECIDED), counts) for _ in range(n)])[0]  # noqa: E731
+    assert outcome(1, 39, 0) == DOES_NOT and outcome(1, 20, 19) == NOT_DECIDABLE
+    assert outcome(1, 38, 0) == IN_PART and outcome(2, 0, 40) == IN_PART
 
 
 def test_a_patch_must_beat_the_strongest_control():

@@ -84,7 +84,7 @@ def test_without_branches_only_the_last_rounding_is_new():
     quantizer = net.at(4)[2].input_quantizer
     with torch.no_grad():
         codes = quantizer.integers(net.at(4)[:2](IMAGES))
-    assert (codes == values[first]).float().mean() > 0.999  # pictures of whole bytes, and nothing but one rounding behind them
+    assert (codes == values[first]).float().mean() > 0.999  # pictures are whole bytes; one rounding is behind them
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])

@@ -104,7 +104,8 @@ def chain_rows(
         row = {"step": step, "network": network, "shown": shown, **vars(success_of(before, after, labels))}
         for control in controls:
             asked = (network, control) in given
-            row[f"asr_{control}"] = success_of(before, given[network, control].argmax(1), labels).asr if asked else math.nan
+            under = given[network, control].argmax(1) if asked else None
+            row[f"asr_{control}"] = success_of(before, under, labels).asr if asked else math.nan
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -130,13 +131,16 @@ def agreement_rows(given: Answers, pairs: Iterable[tuple[str, str]], pictures: I
             a, b = given[one, shown], given[other, shown]
             same, n, gap = int((a.argmax(1) == b.argmax(1)).sum()), len(a), (a - b).abs()
             low, high = wilson(same, n)
-            rows.append({"one": one, "other": other, "shown": shown, "n": n, "value": same / n, "low": low, "high": high,
-                         "differ": n - same, "scores": a.numel(), "unequal": int((a != b).sum()), "gap": float(gap.mean()),
-                         "largest": float(gap.max()), "relative": float(gap.mean() / a.std())})  # fmt: skip
+            rows.append({"one": one, "other": other, "shown": shown, "n": n, "value": same / n, "low": low,
+                         "high": high, "differ": n - same, "scores": a.numel(), "unequal": int((a != b).sum()),
+                         "gap": float(gap.mean()), "largest": float(gap.max()),
+                         "relative": float(gap.mean() / a.std())})  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def step_rows(given: Answers, chain: Iterable[tuple[str, str, str]], labels: Tensor, clean: str = "clean") -> pd.DataFrame:
+def step_rows(
+    given: Answers, chain: Iterable[tuple[str, str, str]], labels: Tensor, clean: str = "clean"
+) -> pd.DataFrame:
     """What each step of the chain changes in attack success, image by image, against the step before it.
 
     Only images count that the networks of both steps get right without a patch.
@@ -155,8 +159,9 @@ def step_rows(given: Answers, chain: Iterable[tuple[str, str, str]], labels: Ten
         n, pairs = len(a), b.double() - a.double()
         half = 1.96 * float(pairs.std()) / math.sqrt(n) if n > 1 else math.nan
         mean = float(pairs.mean()) if n else math.nan
-        rows.append({"before": before, "step": step, "n": n, "both": int((a & b).sum()), "only_before": int((a & ~b).sum()),
-                     "only_after": int((b & ~a).sum()), "change": mean, "low": mean - half, "high": mean + half})  # fmt: skip
+        rows.append({"before": before, "step": step, "n": n, "both": int((a & b).sum()),
+                     "only_before": int((a & ~b).sum()), "only_after": int((b & ~a).sum()),
+                     "change": mean, "low": mean - half, "high": mean + half})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -169,7 +174,8 @@ def clipped_rows(file: bytes, pictures: Mapping[str, Tensor], batch: int = 100) 
     """
     graph = tflite.read(core(file))
     net, ends = Integers(graph), input_of(graph.tensors[graph.input])
-    tops = {op.output: code_range(graph.tensors[op.output], op.options.get("activation", "NONE"))[1] for op in graph.ops}
+    tops = {op.output: code_range(graph.tensors[op.output], op.options.get("activation", "NONE"))[1]
+            for op in graph.ops}  # fmt: skip
     rows = []
     for shown, images in pictures.items():
         at_top, seen = dict.fromkeys(tops, 0), dict.fromkeys(tops, 0)
@@ -200,8 +206,9 @@ def memory_row(file: bytes) -> dict[str, float]:
 
     Returns:
         file (the flatbuffer, which stays in flash), constants (the part of it that is weights and biases), needed (the
-        same if weights were packed at the bits that their codes take, 2 for −1, 0 and 1), activations and structures (the two parts of TFLite Micro's arena in RAM: tensors of one image, and its own bookkeeping,
-        with pointers of this machine; nan where TFLite Micro is not installed).
+        same if weights were packed at the bits that their codes take, 2 for −1, 0 and 1), activations and structures
+        (the two parts of TFLite Micro's arena in RAM: tensors of one image, and its own bookkeeping, with pointers of
+        this machine; nan where TFLite Micro is not installed).
     """
     graph = tflite.read(core(file))
     kept = [tensor for tensor in graph.tensors if tensor.data is not None and tensor.dtype in _CONSTANTS]

@@ -120,7 +120,7 @@ def rate_maps(frame: pd.DataFrame, panel: str, row: str, *, values: str = "asr",
 
 def effects(
     frame: pd.DataFrame, line: str, hue: str, panel: str, *, gap: str | None = None, bounds: Sequence[float] = (),
-    xlabel: str, title: str = "",
+    xlabel: str, share: bool = True, title: str = "",
 ) -> Figure:  # fmt: skip
     """Differences of success with their intervals, a dashed line at nothing, and what another training seed changes.
 
@@ -128,6 +128,7 @@ def effects(
         frame: one row per mark: `line`, `hue`, `panel`, value, low, high.
         gap: column with the difference between two trainings of one defense; a grey band of twice its size per panel.
         bounds: further dashed lines, for instance where a claim lies.
+        share: one x-axis for all panels; else each has its own.
 
     Raises:
         InputError: no rows.
@@ -135,11 +136,12 @@ def effects(
     frame = frame.dropna(subset=["value"])
     widths = {bit_label(bits): color for bits, color in BIT_COLORS.items()}
     colors = widths if set(frame[hue]) <= set(widths) else None
-    figure = dots(frame, line, hue, panel=panel, xlabel=xlabel, threshold=0, colors=colors, title=title)
+    figure = dots(frame, line, hue, panel=panel, xlabel=xlabel, share=share, threshold=0, colors=colors, title=title)
     lines, marks = frame[line].nunique(), frame[hue].nunique()
     figure.set_size_inches(2.2 + 2.5 * frame[panel].nunique(), max(2.1, 1.3 + lines * (0.16 + 0.06 * marks)))
-    least, most = min(frame["low"].min(), 0), max(frame["high"].max(), 0, *bounds)
     for ax, name in zip(figure.axes, frame[panel].drop_duplicates()):
+        part = frame if share else frame[frame[panel] == name]
+        least, most = min(part["low"].min(), 0), max(part["high"].max(), 0, *bounds)
         ax.set_xlim(least - 0.04 * (most - least), most + 0.04 * (most - least))
         ax.xaxis.set_major_formatter(lambda value, _: f"{round(100 * value, 1):g}".replace("-", "−"))
         for bound in bounds:

@@ -16,6 +16,7 @@ import pandas as pd
 from qpatch.errors import InputError, ParameterError
 from qpatch.report.pool import Estimate, difference, pool_seeds
 
+_LUCKY = 40  # a 95 % interval lies above a bound that is true in one case of forty
 HOLDS, IN_PART, DOES_NOT = "holds", "holds in part", "does not hold"
 NOT_DECIDABLE, NOT_MEASURED = "not decidable here", "not yet measured"
 VERDICTS = (HOLDS, IN_PART, DOES_NOT, NOT_DECIDABLE, NOT_MEASURED)
@@ -223,7 +224,8 @@ def judge(results: list[Outcome] | None) -> tuple[str, str]:
     """The verdict and its reason.
 
     Conditions on networks too weak to be attacked do not count. All others met: holds; some: holds in part; all
-    decided and none met: does not hold. If none is met and some could not be decided, neither can the claim.
+    decided and none met: does not hold. If none is met and some could not be decided, neither can the claim. Of forty
+    conditions one is met by luck alone, because intervals are 95 % ones; as few as that count as none.
     """
     if results is None or all(r.status == MISSING for r in results):
         return NOT_MEASURED, "the results are not there yet"
@@ -233,6 +235,6 @@ def judge(results: list[Outcome] | None) -> tuple[str, str]:
     reason = "; ".join([f"{count[MET]} of {counted} conditions met", *parts])
     if counted and count[MET] == counted:
         return HOLDS, reason
-    if count[MET]:
+    if count[MET] > counted / _LUCKY:
         return IN_PART, reason
-    return (DOES_NOT if counted and count[FAILED] == counted else NOT_DECIDABLE), reason
+    return (DOES_NOT if counted and count[FAILED] + count[MET] == counted else NOT_DECIDABLE), reason

@@ -1,11 +1,11 @@
 """The way of a patch to a device: a float tensor, a PNG file, and an integer network that is shown it.
 
-| form       | the file                                            | the fake-quantized network beside it            |
-|------------|-----------------------------------------------------|-------------------------------------------------|
-| int8       | paper C's policy, from the float view               | the same scales, in floats (`measure.device`)   |
-| int16x8    | the same with int16 activations                     | the same                                        |
-| int8, 4-bit weights   | int8 activations, packed int4 weights               | the same                                        |
-| W8A8 … W2A2 | the view's own codes and ranges (`zoo.exported`)   | the view itself, as papers A and B evaluate it  |
+| form                | the file                                         | the fake-quantized network beside it          |
+|---------------------|--------------------------------------------------|-----------------------------------------------|
+| int8                | paper C's policy, from the float view            | the same scales, in floats (`measure.device`) |
+| int16x8             | the same with int16 activations                  | the same                                      |
+| int8, 4-bit weights | int8 activations, packed int4 weights            | the same                                      |
+| W8A8 … W2A2         | the view's own codes and ranges (`zoo.exported`) | the view itself, as in papers A and B         |
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Bench:
         return {CLEAN: self.images} | {name: self.pasted(squares, places) for name, squares in shown.items()}
 
     def calibrations(self, patch: Patch) -> dict[str, Tensor]:
-        """The zoo's calibration images alone, and together with themselves under a square of noise, or under the patch."""
+        """The zoo's calibration images alone, and with themselves under a square of noise, or under the patch."""
         images = calibration_images(self.train)
         generator = torch.Generator().manual_seed(self.seed + 1)
         places = sample_places("random", len(images), images.shape[-2:], self.size, generator)

@@ -1,7 +1,7 @@
 """A quantized view as the .tflite that computes it in integers: its own weights, its own ranges, its own levels.
 
-`quant.tflite.convert` quantizes a *float* network after training, by paper C's policy. Here the network has been trained
-at b bits, and the file keeps what was trained:
+`quant.tflite.convert` quantizes a *float* network after training, by paper C's policy. Here the network has been
+trained at b bits, and the file keeps what was trained:
 
 - Weights keep the view's codes and scales; BatchNorm goes into the scales. Codes of up to four bits are packed, two to
   a byte: also those of a two-bit view, because neither interpreter has a narrower type.
@@ -127,7 +127,8 @@ def _lattice(node: Node, spans: dict) -> tuple[np.float32, int]:
     quantizer: Quantizer = node.options["quantizer"]
     low, high = quantizer.limits
     if quantizer.bits < 8 and (low < 0 or spans[node.inputs[0]][0] < 0):
-        raise InputError(f"{quantizer.bits}-bit activations with a sign cannot be exported: int8 clips them at one end only.")
+        what = f"{quantizer.bits}-bit activations with a sign"
+        raise InputError(f"{what} cannot be exported: int8 clips them at one end only.")
     return np.float32(quantizer.scale.item()), 127 - high if low == 0 else 0
 
 
@@ -188,4 +189,5 @@ class _Assembly(Assembly):
         codes = codes.astype(np.int8).transpose(order)
         given = ir.Tensor(f"{name}_weights", codes.shape, "int4" if packed else "int8", scale, zero, axis or 0, codes)
         first = self._tensor(given)
-        return first, self._tensor(ir.Tensor(f"{name}_bias", bias.shape, "int32", scales.astype(np.float32), zero, 0, bias))
+        second = ir.Tensor(f"{name}_bias", bias.shape, "int32", scales.astype(np.float32), zero, 0, bias)
+        return first, self._tensor(second)

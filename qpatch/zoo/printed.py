@@ -1,4 +1,4 @@
-"""Patches as pictures on disk: written as 8-bit PNG files and read back, as a printer, a screen or a camera needs them."""
+"""Patches as pictures on disk: written as 8-bit PNG files, which a printer or a screen takes, and read back."""
 
 from __future__ import annotations
 
