@@ -12,7 +12,8 @@ from qpatch import store
 from qpatch.allocator import keep_freed_memory
 from qpatch.errors import QpatchError, one_of
 from qpatch.zoo import (
-    attacked, black_box, cleaned, comparators, defense_runs, networks, patched, patches, pixelcnn, policy_runs, specific, sweep,
+    adaptive, attacked, black_box, cleaned, comparators, defense_runs, networks, patched, patches, pixelcnn, policy_runs,
+    specific, sweep,
 )  # fmt: skip
 from qpatch.zoo.policies import POLICIES
 from qpatch.zoo.recipes import COMPARATORS, ENTRIES, NOT_SHIPPED, PATCH_DEFENSES, TRIQDEF_DEFENSES
@@ -57,6 +58,7 @@ def _work() -> dict[str, tuple[str, list[str], Callable]]:
         "patched": ("patched network", PATCHED, patched.ship),
         "specific": ("patched network", PATCHED, specific.ship),
         "black-box": ("patched network", PATCHED, black_box.ship),
+        "adaptive": ("attacked network", list(adaptive.NETWORKS), adaptive.ship),
         "comparators": ("comparator", ["jedi"], lambda _: comparators.ship()),
     }
 
