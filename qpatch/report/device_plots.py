@@ -59,7 +59,7 @@ def chain(frame: pd.DataFrame, *, columns: int = 4, title: str = "") -> Figure:
 
 
 def clipped(frame: pd.DataFrame, *, title: str = "") -> Figure:
-    """The share of activations at the upper end of their codes, operation by operation, one panel per network.
+    """The share of activations at the upper end of their codes, operation by operation, a panel and scale per network.
 
     Args:
         frame: rows with name, shown, step, kind and share, see `measure.device.clipped_rows`.
@@ -70,7 +70,7 @@ def clipped(frame: pd.DataFrame, *, title: str = "") -> Figure:
     if frame.empty:
         raise InputError("there are no rows to draw.")
     names = list(frame["name"].drop_duplicates())
-    fig, axes = plt.subplots(1, len(names), figsize=(1.2 + 3.4 * len(names), 3.4), squeeze=False, sharey=True)
+    fig, axes = plt.subplots(1, len(names), figsize=(1.0 + 3.2 * len(names), 3.4), squeeze=False)
     for ax, name in zip(axes.flat, names):
         rows = frame[frame["name"] == name]
         for number, (shown, part) in enumerate(rows.groupby("shown", sort=False)):
@@ -81,8 +81,8 @@ def clipped(frame: pd.DataFrame, *, title: str = "") -> Figure:
                       fontsize=6.5)  # fmt: skip
         ax.set_title(name)
         ax.axhline(0, color=INK, linewidth=0.6, zorder=0)
+        ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
     axes[0, 0].set_ylabel("activations at the highest code")
-    axes[0, 0].yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), ncols=5, loc="outside lower left", fontsize=7.5)
     if title:
         fig.suptitle(title, x=0.01, ha="left")
