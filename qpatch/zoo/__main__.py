@@ -12,8 +12,8 @@ from qpatch import store
 from qpatch.allocator import keep_freed_memory
 from qpatch.errors import QpatchError, one_of
 from qpatch.zoo import (
-    adaptive, attacked, black_box, cleaned, comparators, defense_runs, networks, patched, patches, pixelcnn, policy_runs,
-    specific, sweep,
+    adaptive, attacked, black_box, cleaned, comparators, defense_runs, imagenet_runs, networks, patched, patches,
+    pixelcnn, policy_runs, specific, sweep,
 )  # fmt: skip
 from qpatch.zoo.policies import POLICIES
 from qpatch.zoo.recipes import COMPARATORS, ENTRIES, NOT_SHIPPED, PATCH_DEFENSES, TRIQDEF_DEFENSES
@@ -59,6 +59,7 @@ def _work() -> dict[str, tuple[str, list[str], Callable]]:
         "specific": ("patched network", PATCHED, specific.ship),
         "black-box": ("patched network", PATCHED, black_box.ship),
         "adaptive": ("attacked network", list(adaptive.NETWORKS), adaptive.ship),
+        "imagenet": ("set of photographs", ["photographs"], lambda _: imagenet_runs.ship()),
         "comparators": ("comparator", ["jedi"], lambda _: comparators.ship()),
     }
 
