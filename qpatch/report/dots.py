@@ -66,7 +66,7 @@ def dots(
         if threshold is not None:
             ax.axvline(threshold, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
         if share:
-            ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %".replace("-", "−"))
+            ax.xaxis.set_major_formatter(lambda value, _: f"{round(100 * value, 1):g} %".replace("-", "−"))
         ax.set_title("" if name is None else str(name))
         ax.set_xlabel(xlabel)
         ax.grid(axis="y", visible=False)
