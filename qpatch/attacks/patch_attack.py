@@ -162,16 +162,7 @@ class QueryPatchAttack:
         return Queried(adversarial, success, asked, first, pixels, places)
 
     def _check(self, images: Tensor, labels: Tensor) -> Tensor:
-        net = self.view if isinstance(self.view, nn.Module) else None
-        if net is not None:
-            check_eval(net)
-        check_images(images, net)
-        check_labels(labels, len(images))
-        check_fits(self.size, images.shape[-2:])
-        classes = self.view(images[:1]).shape[1]
-        for what, value in {"target": self.target, "the largest label": int(labels.max())}.items():
-            if value is not None and not 0 <= value < classes:
-                raise InputError(f"{what} is {value}, but the network has {classes} classes, 0 to {classes - 1}.")
+        classes = check_question(self.view, self.size, self.target, images, labels)
         if self.textures is not None:
             shape = self.textures.shape
             if len(shape) != 5 or shape[0] != classes or shape[2] != images.shape[1]:
@@ -234,3 +225,22 @@ def _region(place: str | tuple[int, int], image_size: Sequence[int], size: tuple
         row, column = sample_places(kind, 1, tuple(image_size), size)[0]
         allowed[row, column] = True
     return allowed
+
+
+def check_question(view, size: tuple[int, int], target: int | None, images: Tensor, labels: Tensor) -> int:
+    """Check what an attack that only asks is given, and return the number of classes.
+
+    Raises:
+        InputError: wrong images or labels, a network in train mode, a patch that does not fit, a class that is not there.
+    """
+    net = view if isinstance(view, nn.Module) else None
+    if net is not None:
+        check_eval(net)
+    check_images(images, net)
+    check_labels(labels, len(images))
+    check_fits(size, images.shape[-2:])
+    classes = view(images[:1]).shape[1]
+    for what, value in {"target": target, "the largest label": int(labels.max())}.items():
+        if value is not None and not 0 <= value < classes:
+            raise InputError(f"{what} is {value}, but the network has {classes} classes, 0 to {classes - 1}.")
+    return classes

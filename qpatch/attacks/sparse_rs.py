@@ -6,14 +6,13 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from qpatch.attacks.patch import Patch, as_size, check_fits, check_places, make_mask, paste
-from qpatch.attacks.patch_attack import Queried, _region
+from qpatch.attacks.patch import Patch, as_size, check_places, make_mask, paste
+from qpatch.attacks.patch_attack import Queried, _region, check_question
 from qpatch.attacks.places import sample_places
-from qpatch.checks import check_eval, check_images, check_labels
-from qpatch.errors import InputError, ParameterError
+from qpatch.errors import ParameterError
 
 # Up to this query of 10,000, a change covers this share of α of the patch's area; other budgets are scaled to these.
 SCHEDULE = (
@@ -204,16 +203,7 @@ class SparseRS:
         return (margin, shown != anchor) if self.target is None else (-margin, shown == anchor)
 
     def _check(self, images: Tensor, labels: Tensor) -> Tensor:
-        net = self.view if isinstance(self.view, nn.Module) else None
-        if net is not None:
-            check_eval(net)
-        check_images(images, net)
-        check_labels(labels, len(images))
-        check_fits(self.size, images.shape[-2:])
-        classes = self.view(images[:1]).shape[1]
-        for what, value in {"target": self.target, "the largest label": int(labels.max())}.items():
-            if value is not None and not 0 <= value < classes:
-                raise InputError(f"{what} is {value}, but the network has {classes} classes, 0 to {classes - 1}.")
+        check_question(self.view, self.size, self.target, images, labels)
         return labels.cpu()
 
 
