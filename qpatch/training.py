@@ -39,7 +39,7 @@ class Recipe:
         crop: zero padding of the random crop, in pixels; 0 switches it off.
         flip: random horizontal flips.
         label_smoothing: of the cross-entropy.
-        bf16: run float views under bfloat16 autocast. Quantized views always run in float32, because eight
+        bf16: run float views under bfloat16 autocast, where `has_bf16`. Quantized views always run in float32, because eight
             significant bits make eight-bit codes collide.
         seed: of data order and augmentation. The initial weights have their own seed.
     """
@@ -89,11 +89,21 @@ class CrossEntropy:
     def __call__(self, net: MultiBit, batch: Batch, step: int) -> Tensor:
         total = batch.images.new_zeros(())
         for width in self.bits:
-            half = self.bf16 and width == 32
-            with torch.autocast(batch.images.device.type, torch.bfloat16) if half else nullcontext():
-                logits = net.at(width)(batch.images)
-            total = total + F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
+            logits = logits_of(net.at(width), batch.images, self.bf16 and width == 32)
+            total = total + F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
         return total / len(self.bits)
+
+
+def logits_of(view: nn.Module, images: Tensor, bf16: bool = False) -> Tensor:
+    """The view's logits in float32; computed under bfloat16 autocast if asked, and if the processor has it."""
+    device = images.device.type
+    with torch.autocast(device, torch.bfloat16) if bf16 and has_bf16(device) else nullcontext():
+        return view(images).float()
+
+
+def has_bf16(device: str) -> bool:
+    """Whether bfloat16 is faster than float32 there. Processors without its instructions emulate it, at half the speed."""
+    return device != "cpu" or torch.cpu._is_avx512_bf16_supported()
 
 
 def train(

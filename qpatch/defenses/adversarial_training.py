@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qpatch.defenses.inner import linf_pgd, logits_of
+from qpatch.defenses.inner import linf_pgd
 from qpatch.quant import MultiBit
-from qpatch.training import Batch
+from qpatch.training import Batch, logits_of
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 from qpatch.attacks.base import frozen
 from qpatch.checks import check_images
 from qpatch.errors import ParameterError
+from qpatch.training import logits_of
 
 
 def linf_pgd(
@@ -49,16 +48,10 @@ def linf_pgd(
     with frozen(view):
         for _ in range(iterations):
             adversarial.requires_grad_(True)
-            with torch.autocast(images.device.type, torch.bfloat16) if bf16 else nullcontext():
-                logits = view(adversarial)
-            (gradient,) = torch.autograd.grad(F.cross_entropy(logits.float(), labels, reduction="sum"), adversarial)
+            logits = logits_of(view, adversarial, bf16)
+            (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), adversarial)
             adversarial = adversarial.detach() + step * gradient.sign()
             adversarial = torch.minimum(torch.maximum(adversarial, low), high)
     view.train(was_training)
     return adversarial.detach()
 
-
-def logits_of(view: nn.Module, images: Tensor, bf16: bool) -> Tensor:
-    """The view's logits in float32, computed under bfloat16 autocast if asked."""
-    with torch.autocast(images.device.type, torch.bfloat16) if bf16 else nullcontext():
-        return view(images).float()

@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qpatch.attacks.patch import make_mask, paste
-from qpatch.defenses.inner import logits_of
 from qpatch.defenses.inner_patch import LOCATIONS, patch_pgd
 from qpatch.errors import ParameterError, one_of
 from qpatch.quant import WIDTHS, MultiBit
-from qpatch.training import Batch
+from qpatch.training import Batch, logits_of
 
 TRAINED = ("random", "cycle", "all")
 MADE_AT = ("float", "own", "random", "adaptive")

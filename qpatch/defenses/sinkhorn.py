@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qpatch.defenses.adversarial_training import AdversarialTraining
-from qpatch.defenses.inner import logits_of
 from qpatch.errors import InputError
 from qpatch.quant import MultiBit
-from qpatch.training import Batch
+from qpatch.training import Batch, logits_of
 
 
 @dataclass(frozen=True)

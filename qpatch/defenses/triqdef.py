@@ -11,12 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qpatch.defenses.inner import logits_of
 from qpatch.defenses.input_gradient import input_gradients
 from qpatch.defenses.likeness import Likeness
 from qpatch.errors import ParameterError
 from qpatch.quant import WIDTHS, MultiBit, calibrate
-from qpatch.training import Batch
+from qpatch.training import Batch, logits_of
 
 CURRICULUM = ((32, 8), (32, 8, 5), (32, 8, 5, 4), WIDTHS)
 

@@ -199,6 +199,7 @@ def _make(wanted: Entry, dataset: str, state: Path, fresh: bool, device, report)
         "history": history,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "bfloat16": wanted.recipe is not None and wanted.recipe.bf16 and training.has_bf16(torch.device(device).type),
         "hardware": f"{platform.machine()}, {platform.system()}" if device == "cpu" else str(device),
         "commit": _commit(),
         "licence": _LICENCES.get(dataset, "MIT"),
