@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from qpatch import maps as m
+from qpatch import zoo
 from qpatch.defenses import Likeness, OnlinePatches, PatchPool, TriQDef
 from qpatch.defenses.input_gradient import input_gradients
 from qpatch.defenses.triqdef import outputs
@@ -238,3 +239,14 @@ def test_pool_of_the_zoo_stays_inside_the_seen_setting():
     assert zoo_pool.PLACE == SETTINGS["seen"].place and zoo_pool.HELD_OUT == SETTINGS["target"].target
     assert max(zoo_pool.SIZES) == SETTINGS["seen"].size
     assert set(TRIQDEF_LOSSES) == set(TRIQDEF_DEFENSES)
+
+
+def test_the_pool_of_the_shipped_float_network_ships(monkeypatch):
+    made = []
+    monkeypatch.setattr(zoo_pool, "_fetch", lambda view, *_: made.append(view) or ({}, {}))
+    stacks = zoo_pool.load_pool(zoo.load("float").at(32), "cifar10")
+    assert not made and [tuple(stack.shape) for stack in stacks] == [(15, 3, size, size) for size in zoo_pool.SIZES]
+    assert all(torch.equal((stack * 255).round() / 255, stack) and stack.unique().numel() > 100 for stack in stacks)
+    with pytest.raises(KeyError):  # any other network gets a pool of its own; the stand-in makes an empty one
+        zoo_pool.load_pool(zoo.load("float-s1").at(32), "cifar10")
+    assert made

@@ -13,7 +13,7 @@ from qpatch.allocator import keep_freed_memory
 from qpatch.errors import QpatchError, one_of
 from qpatch.zoo import (
     adaptive, attacked, black_box, cleaned, comparators, defense_runs, imagenet_runs, networks, patched, patches,
-    pixelcnn, policy_runs, specific, sweep,
+    pixelcnn, policy_runs, pool, specific, sweep,
 )  # fmt: skip
 from qpatch.zoo.policies import POLICIES
 from qpatch.zoo.recipes import COMPARATORS, ENTRIES, NOT_SHIPPED, PATCH_DEFENSES, TRIQDEF_DEFENSES
@@ -49,6 +49,7 @@ def _work() -> dict[str, tuple[str, list[str], Callable]]:
     return {
         "networks": ("zoo network", list(ENTRIES), _network),
         "patches": ("zoo network", list(ENTRIES), _patches),
+        "pool": ("set of patches", ["pool"], lambda _: pool.ship(networks.load("float").at(32))),
         "attacks": ("attacked task", ATTACKED, _attacks),
         "sweeps": ("sweep", list(sweep.SHIPPED), lambda name: sweep.ship(sweep.SHIPPED[name])),
         "policies": ("policy", list(POLICIES), policy_runs.ship),

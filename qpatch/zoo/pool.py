@@ -6,6 +6,8 @@ in the centre stay out of the pool, so that what `qpatch.zoo.scenarios` calls un
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -20,25 +22,41 @@ PLACE = "away"  # of the setting "seen"
 HELD_OUT = 3  # the target class of the setting "target"
 _IMAGES = 10_000
 _FIRST_SEED = 1_000
+_SHIPPED = Path(__file__).parent / "patches" / "pool.safetensors"
 
 
 def load_pool(view: nn.Module, dataset: str) -> list[Tensor]:
-    """The pool: for every size float32 (K, 3, h, h) on the 8-bit lattice; made now unless the store holds it.
+    """The pool: for every size float32 (K, 3, h, h) on the 8-bit lattice.
+
+    That of the shipped float network ships; any other is made now, unless the store holds it.
 
     Args:
         view: the float network that patches are made on, in eval mode.
         dataset: "cifar10" or "shapes".
 
     Raises:
-        DataError: CIFAR-10 is not to be had.
+        DataError: CIFAR-10 is not to be had. StoreError: the shipped pool is damaged.
     """
+    network = store.tensors_fingerprint(view.state_dict())
+    shipped = store.load_tensors(_SHIPPED) if _SHIPPED.exists() else None
+    tensors, _ = shipped if shipped and shipped[1]["network"] == network else _fetch(view, dataset, network)
+    return [tensors[str(size)].float() / 255 for size in SIZES]
+
+
+def ship(view: nn.Module) -> None:
+    """Write the pool of the shipped float network into the package."""
+    network = store.tensors_fingerprint(view.state_dict())
+    tensors, made = _fetch(view, "cifar10", network)
+    store.save_tensors(_SHIPPED, tensors, {"network": network, "steps": STEPS["cifar10"], "targets": made["targets"]})
+
+
+def _fetch(view: nn.Module, dataset: str, network: str) -> tuple[dict[str, Tensor], dict]:
     train = data.load(dataset, "train")
     parts = {
-        "network": store.tensors_fingerprint(view.state_dict()), "data": train.fingerprint, "steps": STEPS[dataset],
+        "network": network, "data": train.fingerprint, "steps": STEPS[dataset],
         "source": store.source_fingerprint(attack_base, LaVAN, _make), "sizes": SIZES, "untargeted": UNTARGETED,
     }  # fmt: skip
-    tensors, _ = store.fetch("pool", parts, lambda: _make(view, train))
-    return [tensors[str(size)].float() / 255 for size in SIZES]
+    return store.fetch("pool", parts, lambda: _make(view, train))
 
 
 def _make(view: nn.Module, train: data.Dataset) -> tuple[dict[str, Tensor], dict]:
