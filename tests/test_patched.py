@@ -1,14 +1,16 @@
 """Seen and unseen patches on the defended networks: what is shot at what, and the counting of successes."""
 
+import copy
+
 import pytest
 import torch
 
 from qpatch import data, zoo
-from qpatch.attacks import make_mask, paste, sample_places
+from qpatch.attacks import LaVAN, make_mask, paste, sample_places
 from qpatch.errors import ParameterError
 from qpatch.measure.success import attack_success
 from qpatch.quant import WIDTHS
-from qpatch.zoo import networks, patched, scenarios
+from qpatch.zoo import networks, patched, remote, scenarios
 from qpatch.zoo.bits import pack, unpack
 from qpatch.zoo.scenarios import KINDS, SETTINGS, SURROGATE, Shot
 from untrained import untrained
@@ -99,3 +101,16 @@ def test_the_same_run_again_gives_the_same_bits(runs):
 def test_packing_is_exact():
     bits = torch.rand(5, 13) < 0.5
     assert torch.equal(unpack(pack(bits), 13), bits)
+
+
+def test_a_remote_network_is_attacked_as_the_network_itself(monkeypatch):
+    """No second device is at hand in tests: the CPU stands for it, and the arithmetic is then the same to the last bit."""
+    images, labels = data.load("shapes", "test").take(torch.arange(24))
+    near = untrained(0)
+    far = remote.Remote(copy.deepcopy(near.at(4)), "cpu")
+    assert not list(far.parameters()) and not far.training
+    attack = {"patch_size": 6, "steps": 3, "lr": 0.1, "batch": 12, "seed": 1}
+    assert torch.equal(LaVAN(near.at(4), **attack).fit(images, labels).pixels, LaVAN(far, **attack).fit(images, labels).pixels)
+    monkeypatch.setenv("QPATCH_DEVICE", "warp")
+    with pytest.raises(ParameterError, match="QPATCH_DEVICE"):
+        remote.on_chosen_device(near.at(4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 
@@ -29,11 +30,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m qpatch.zoo", description=__doc__)
     parser.add_argument("what", choices=work)
     parser.add_argument("names", nargs="*", help="zoo networks, tasks of attacks, sweeps, or policies; all by default")
-    parser.add_argument("--device", default="cpu", help="where networks are trained")
+    parser.add_argument("--device", default="cpu", help="where networks are trained and attacked")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of this process")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     keep_freed_memory()
+    os.environ["QPATCH_DEVICE"] = chosen.device
     noun, known, make = work[chosen.what]
     try:
         for name in [one_of(name, known, noun) for name in chosen.names or known]:

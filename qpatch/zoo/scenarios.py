@@ -31,6 +31,7 @@ from qpatch.errors import one_of
 from qpatch.quant import WIDTHS
 from qpatch.zoo.networks import load
 from qpatch.zoo.recipes import entry
+from qpatch.zoo.remote import on_chosen_device
 
 ATTACKS = {"LaVAN": LaVAN, "GAP": GAP}
 MEAN = "mean"
@@ -95,12 +96,12 @@ def surrogate_shots(seeds: int = SEEDS) -> list[Shot]:
 
 
 def deployed_views(network: str, dataset: str = "cifar10", retrain: bool = False) -> dict[int, nn.Module]:
-    """Width → network as it is deployed: GIR's second reading keeps its noise at inference."""
+    """Width → network as it is deployed, see `on_chosen_device`: GIR's second reading keeps its noise at inference."""
     net, wanted = load(network, dataset, retrain=retrain), entry(network, dataset)
     views = {width: net.at(width) for width in net.bits}
     if wanted.defense == "qadtr-gir-activations":
-        return {width: NoisyActivations(view, seed=width) for width, view in views.items()}
-    return views
+        views = {width: NoisyActivations(view, seed=width) for width, view in views.items()}
+    return {width: on_chosen_device(view) for width, view in views.items()}
 
 
 def attacked_view(views: Mapping[int, nn.Module], source: str, seed: int = 0) -> nn.Module:
