@@ -5,7 +5,7 @@
 | int8                | paper C's policy, from the float view            | the same scales, in floats (`measure.device`) |
 | int16x8             | the same with int16 activations                  | the same                                      |
 | int8, 4-bit weights | int8 activations, packed int4 weights            | the same                                      |
-| W8A8 … W2A2         | the view's own codes and ranges (`zoo.exported`) | the view itself, as in papers A and B         |
+| W8A8 … W2A2         | the view's own codes and ranges (`tflite.export`) | the view itself, as in papers A and B         |
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from qpatch.errors import ParameterError, one_of
 from qpatch.measure.device import Answers, Simulation, answers
 from qpatch.quant import tflite
 from qpatch.zoo.calibration import calibration_images
-from qpatch.zoo.exported import export
 from qpatch.zoo.networks import load
 from qpatch.zoo.printed import printed, printed_each
 
@@ -103,7 +102,7 @@ def deployment(
         calibration = calibration_images(data.load(dataset, "train"))
     if form in VIEWS:
         view = net.at(VIEWS[form])
-        return Deployment(network, form, source, view, export(view, calibration))
+        return Deployment(network, form, source, view, tflite.export(view, calibration))
     file = tflite.convert(source, calibration, *CONVERTED[form])
     return Deployment(network, form, source, Simulation(file), file)
 

@@ -15,8 +15,8 @@ from qpatch.quant.tflite.emulator import Integers
 from qpatch.quant.tflite.engines import TFLM, LiteRT
 from qpatch.quant.tflite.reader import model_of, unpack4
 from qpatch.quant.tflite.schema import numbers
+from qpatch.quant.tflite.views import export
 from qpatch.quant.tflite.writer import pack
-from qpatch.zoo.exported import export
 from tests.untrained import untrained
 
 WIDTHS = (8, 5, 4, 2)
