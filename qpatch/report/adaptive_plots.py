@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 
 from qpatch.errors import InputError
 from qpatch.report.patch_plots import width_label
-from qpatch.report.style import GRID, INK, RATE_MAP, SERIES
+from qpatch.report.style import GRID, INK, RATE_MAP, SERIES, bare, rate_bar, titled
 
 OUTCOMES = {"pass": (SERIES[4], ""), "undecided": (SERIES[5], "?"), "fail": (SERIES[1], "✗")}
 _SLANTED = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
@@ -47,13 +47,9 @@ def attack_map(frame: pd.DataFrame, *, title: str = "") -> Figure:
         ax.set_xticks(range(len(defenses)), defenses, **_SLANTED)
         ax.set_yticks(range(len(attacks)), attacks)
         ax.set_title(width_label(width))
-        _bare(ax)
-    bar = fig.colorbar(image, ax=axes, pad=0.01, aspect=22, format=lambda share, _: f"{100 * share:.0f} %")
-    bar.set_label("attack success")
-    bar.outline.set_visible(False)
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig
+        bare(ax)
+    rate_bar(fig, image, axes, aspect=22)
+    return titled(fig, title)
 
 
 def outcome_map(frame: pd.DataFrame, *, title: str = "") -> Figure:
@@ -82,20 +78,11 @@ def outcome_map(frame: pd.DataFrame, *, title: str = "") -> Figure:
         ax.set_xticks(range(len(defenses)), defenses, **_SLANTED)
         ax.set_yticks(range(len(checks)), checks)
         ax.set_title(width_label(width))
-        _bare(ax)
+        bare(ax)
         for axis, count in ((ax.xaxis, len(defenses)), (ax.yaxis, len(checks))):
             axis.set_ticks(np.arange(count + 1) - 0.5, minor=True)
         ax.grid(True, which="minor", color=GRID, linewidth=1.5)
     handles = [Rectangle((0, 0), 1, 1, color=color) for color, _ in OUTCOMES.values()]
     names = [f"{name} {sign}".strip() for name, (_, sign) in OUTCOMES.items()]
     fig.legend(handles, names, ncols=3, loc="outside lower left", fontsize=7.5)
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig
-
-
-def _bare(ax) -> None:
-    ax.grid(False)
-    ax.tick_params(length=0, which="both")
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    return titled(fig, title)

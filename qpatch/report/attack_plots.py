@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qpatch.errors import InputError
 from qpatch.report.plots import show_images
-from qpatch.report.style import INK, SERIES, SOFT
+from qpatch.report.style import INK, SERIES, SOFT, percent_tick, titled
 
 PRECISION_LOOK = {"float": (SERIES[0], "o"), "int16": (SERIES[2], "^"), "int8": (SERIES[1], "s")}
 
@@ -55,7 +55,7 @@ def precision_panels(frame: pd.DataFrame, panel: str, *, label: str = "attack", 
         ax.set_title(str(name))
         ax.set_xlabel(xlabel)
         ax.set_xlim(-0.02, 1.02)
-        ax.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+        ax.xaxis.set_major_formatter(percent_tick)
         ax.grid(axis="y", visible=False)
         for line in range(1, len(names)):
             ax.axhline(line - 0.5, color="#e4e4ea", linewidth=0.8)
@@ -68,9 +68,7 @@ def precision_panels(frame: pd.DataFrame, panel: str, *, label: str = "attack", 
     if published:
         handles.append(plt.Line2D([], [], color=INK, marker="D", markerfacecolor="none", linestyle="none", label="paper"))
     fig.legend(handles=handles, ncols=len(handles), loc="outside lower left", fontsize=7.5, handletextpad=0.4)
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig
+    return titled(fig, title)
 
 
 def magnified(clean: Tensor, adversarial: Mapping[str, Tensor], *, columns: int = 6, title: str = "") -> Figure:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from qpatch.errors import InputError
-from qpatch.report.style import INK, SERIES, SOFT
+from qpatch.report.style import INK, SERIES, SOFT, percent_tick, titled
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -54,7 +54,7 @@ def curves(frame: pd.DataFrame, x: str, group: str, *, panel: str | None = None,
     axes[0, 0].set_ylabel(ylabel)
     if share:
         axes[0, 0].set_ylim(-0.02, 1.02)
-        axes[0, 0].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        axes[0, 0].yaxis.set_major_formatter(percent_tick)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     if control:
         handles.append(plt.Line2D([], [], color=SOFT, linestyle=":"))
@@ -63,9 +63,7 @@ def curves(frame: pd.DataFrame, x: str, group: str, *, panel: str | None = None,
         handles.append(plt.Line2D([], [], color=INK, linewidth=1, linestyle=(0, (4, 3))))
         labels.append("paper")
     fig.legend(handles, labels, ncols=len(labels), loc="outside lower left", fontsize=7.5, columnspacing=1.2)
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig
+    return titled(fig, title)
 
 
 def scatter(frame: pd.DataFrame, x: str, group: str, text: str, *, xlabel: str, ylabel: str = "attack success",
@@ -94,8 +92,6 @@ def scatter(frame: pd.DataFrame, x: str, group: str, text: str, *, xlabel: str, 
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.set_ylim(-0.02, 1.02)
-    ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+    ax.yaxis.set_major_formatter(percent_tick)
     fig.legend(*ax.get_legend_handles_labels(), ncols=frame[group].nunique(), loc="outside lower left", fontsize=7.5)
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig
+    return titled(fig, title)

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from qpatch.errors import InputError
-from qpatch.report.style import INK, SERIES, SOFT
+from qpatch.report.style import INK, SERIES, SOFT, percent_tick, titled
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -47,15 +47,13 @@ def chain(frame: pd.DataFrame, *, columns: int = 4, title: str = "") -> Figure:
     axes[0, 0].set_yticks(range(len(steps)), steps)
     axes[0, 0].set_ylim(len(steps) - 0.5, -0.5)
     axes[0, 0].set_xlim(0, 1.05 * max(float(frame["ci_high"].max()), 0.1))
-    axes[0, 0].xaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+    axes[0, 0].xaxis.set_major_formatter(percent_tick)
     for column in range(columns):
         below = [row for row in range(lines) if row * columns + column < len(names)]
         axes[below[-1], column].set_xlabel("attack success")
         axes[below[-1], column].tick_params(labelbottom=True)
     fig.legend(*axes[0, 0].get_legend_handles_labels(), ncols=2, loc="outside lower left", fontsize=7.5)
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig
+    return titled(fig, title)
 
 
 def clipped(frame: pd.DataFrame, *, title: str = "") -> Figure:
@@ -84,6 +82,4 @@ def clipped(frame: pd.DataFrame, *, title: str = "") -> Figure:
         ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
     axes[0, 0].set_ylabel("activations at the highest code")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), ncols=5, loc="outside lower left", fontsize=7.5)
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig
+    return titled(fig, title)

@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from qpatch.errors import InputError
-from qpatch.report.style import INK, SERIES
+from qpatch.report.style import INK, SERIES, titled
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -76,6 +76,4 @@ def dots(
     axes[0, 0].set_ylim(y - 0.5, -0.8)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, ncols=min(len(labels), 5), loc="outside lower left", fontsize=7.5, columnspacing=1.2)
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig
+    return titled(fig, title)

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from qpatch.errors import InputError
-from qpatch.report.style import INK, SERIES, SOFT
+from qpatch.report.style import INK, SERIES, SOFT, percent_tick, titled
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -42,9 +42,7 @@ def slices(frame: pd.DataFrame, zooms: Sequence[float], marks: Mapping[str, floa
     axes[0, 0].set_ylabel("change of the cross-entropy")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, ncols=len(labels), loc="outside lower left", fontsize=7.5, columnspacing=1.2)
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig
+    return titled(fig, title)
 
 
 def step_curves(frame: pd.DataFrame, marks: Mapping[str, float], *, title: str = "") -> Figure:
@@ -77,14 +75,12 @@ def step_curves(frame: pd.DataFrame, marks: Mapping[str, float], *, title: str =
     axes[0].set_xscale("log")
     axes[1].set_yscale("log")
     axes[0].set_ylim(-0.03, 1.03)
-    axes[0].yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+    axes[0].yaxis.set_major_formatter(percent_tick)
     axes[0].set_ylabel("differences that are zero")
     axes[1].set_ylabel("size of the others\n÷ float gradient")
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, ncols=len(labels), loc="outside lower left", fontsize=7.5, columnspacing=1.2)
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig
+    return titled(fig, title)
 
 
 def angle_curves(
@@ -129,6 +125,4 @@ def angle_curves(
                 plt.Line2D([], [], color=INK, linewidth=1, linestyle=(0, (4, 3)))]  # fmt: skip
     labels += ["float networks of two seeds", "other images (null)", "45°"]
     fig.legend(handles, labels, ncols=len(labels), loc="outside lower left", fontsize=7.5, columnspacing=1.2)
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig
+    return titled(fig, title)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from qpatch.errors import InputError
 from qpatch.report.pool import pool_table
-from qpatch.report.style import INK, RATE_MAP, SOFT, bit_label
+from qpatch.report.style import INK, RATE_MAP, SOFT, bare, bit_label, rate_bar, titled
 
 USABLE = 0.5
 """A network that is right less often than this has too little left that a patch could take away."""
@@ -62,12 +62,8 @@ def across(table: pd.DataFrame, panel: str, *, title: str = "") -> Figure:
         place = {"xy": (middle, 0), "xycoords": ("data", "axes fraction"), "xytext": (0, -18)}
         last.annotate(network, **place, textcoords="offset points", ha="center", va="top", fontsize=8)
     last.set_xlabel("patch shown to (grey: right less than half of the time without any patch)", labelpad=20)
-    bar = fig.colorbar(image, ax=axes, pad=0.01, aspect=24, format=lambda share, _: f"{100 * share:.0f} %")
-    bar.set_label("attack success")
-    bar.outline.set_visible(False)
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig
+    rate_bar(fig, image, axes, aspect=24)
+    return titled(fig, title)
 
 
 def _order(table: pd.DataFrame, end: str) -> list[tuple[str, int]]:
@@ -95,8 +91,5 @@ def _map(ax, table: pd.DataFrame, rows: list[tuple[str, int]], columns: list[tup
             if ends[number][0] != ends[number - 1][0]:
                 place(number - 0.5, color="white", linewidth=4)
     ax.set_yticks(range(len(rows)), [f"{network}, {bit_label(bits)}" for network, bits in rows])
-    ax.grid(False)
-    ax.tick_params(length=0)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    bare(ax)
     return image

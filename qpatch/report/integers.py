@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from qpatch.errors import InputError
-from qpatch.report.style import INK, SERIES, SOFT, bit_color, bit_marker
+from qpatch.report.style import INK, SERIES, SOFT, bit_color, bit_marker, percent_tick, titled
 
 _MARKERS = ("o", "s", "^", "D", "v")
 
@@ -44,9 +44,7 @@ def resolution(frame: pd.DataFrame, *, title: str = "") -> Figure:
     right.set_xscale("log")
     right.set_xlabel("step from code to code, real units")
     fig.legend(*right.get_legend_handles_labels(), ncols=2, loc="outside lower left", fontsize=7.5)
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig
+    return titled(fig, title)
 
 
 def staircase(totals: Sequence[int], lines: dict[str, Sequence[int]], *, title: str = "") -> Figure:
@@ -67,9 +65,7 @@ def staircase(totals: Sequence[int], lines: dict[str, Sequence[int]], *, title: 
     ax.set_xlabel("accumulator: sum of products plus bias")
     ax.set_ylabel("code − zero point")
     fig.legend(ncols=len(lines), loc="outside lower left", fontsize=7.5)
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig
+    return titled(fig, title)
 
 
 def differences(frame: pd.DataFrame, *, title: str = "") -> Figure:
@@ -90,10 +86,8 @@ def differences(frame: pd.DataFrame, *, title: str = "") -> Figure:
                 color=color, markerfacecolor="none", markeredgewidth=1.4, label=engine)  # fmt: skip
     steps = frame.drop_duplicates("step")
     ax.set_xticks(steps["step"], [kind.replace("_", " ").lower() for kind in steps["kind"]], rotation=60, ha="right")
-    ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+    ax.yaxis.set_major_formatter(percent_tick)
     ax.set_ylabel("codes that differ")
     ax.axhline(0, color=SOFT, linewidth=0.8, zorder=0)
     fig.legend(ncols=frame["engine"].nunique(), loc="outside lower left", fontsize=7.5)
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig
+    return titled(fig, title)

@@ -12,7 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from qpatch.errors import InputError
 from qpatch.report.dots import dots
-from qpatch.report.style import BIT_COLORS, INK, RATE_MAP, SERIES, SOFT, bit_color, bit_label, bit_marker
+from qpatch.report.style import (
+    BIT_COLORS, INK, RATE_MAP, SERIES, SOFT, bare, bit_color, bit_label, bit_marker, percent_tick, rate_bar, titled,
+)  # fmt: skip
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _SLANTED = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
@@ -70,14 +72,14 @@ def by_width(
     for ax in axes[-1]:
         ax.set_xticks(list(place.values()), [width_label(b) for b in widths], **_SLANTED)
     axes[0, 0].set_ylim(-0.03, 1.03)
-    axes[0, 0].yaxis.set_major_formatter(_percent)
+    axes[0, 0].yaxis.set_major_formatter(percent_tick)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     extra = [("strongest control", {"color": SOFT, "linestyle": ":"})] if control else []
     if published is not None:
         extra.append(("paper", {"color": INK, "marker": "D", "markerfacecolor": "none", "linestyle": "none"}))
     handles += [plt.Line2D([], [], **style) for _, style in extra]
     _legend(fig, handles, [*labels, *(name for name, _ in extra)])
-    return _titled(fig, title)
+    return titled(fig, title)
 
 
 def rate_maps(frame: pd.DataFrame, panel: str, row: str, *, values: str = "asr", title: str = "") -> Figure:
@@ -106,16 +108,11 @@ def rate_maps(frame: pd.DataFrame, panel: str, row: str, *, values: str = "asr",
         ax.set_xticks(range(len(widths)), [width_label(b) for b in widths], **_SLANTED)
         ax.set_yticks(range(len(rows)), rows)
         ax.set_title(str(name))
-        ax.grid(False)
-        ax.tick_params(length=0)
-        for spine in ax.spines.values():
-            spine.set_visible(False)
+        bare(ax)
     axes[0, 0].set_ylabel("patch made on")
     fig.supxlabel("width of the attacked network", fontsize=9)
-    bar = fig.colorbar(image, ax=axes, pad=0.01, aspect=18, format=_percent)
-    bar.set_label("attack success")
-    bar.outline.set_visible(False)
-    return _titled(fig, title)
+    rate_bar(fig, image, axes)
+    return titled(fig, title)
 
 
 def effects(
@@ -186,11 +183,7 @@ def training_tape(frame: pd.DataFrame, names: Mapping[str, str], *, title: str =
     widths = sorted(frame["width"].unique(), reverse=True)
     handles = [plt.Line2D([], [], color=bit_color(b), marker=bit_marker(b), linewidth=5) for b in widths]
     _legend(fig, handles, [bit_label(b) for b in widths])
-    return _titled(fig, title)
-
-
-def _percent(share: float, _) -> str:
-    return f"{100 * share:.0f} %".replace("-", "−")
+    return titled(fig, title)
 
 
 def _some(frame: pd.DataFrame) -> None:
@@ -202,8 +195,3 @@ def _legend(fig: Figure, handles: list, labels: list[str]) -> None:
     fig.legend(handles, labels, ncols=min(len(labels), 6), loc="outside lower left", fontsize=7.5, columnspacing=1.2,
                handletextpad=0.5)  # fmt: skip
 
-
-def _titled(fig: Figure, title: str) -> Figure:
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig

@@ -16,7 +16,9 @@ from torch import Tensor
 from qpatch.checks import check_images
 from qpatch.errors import InputError
 from qpatch.report.pool import pool_table
-from qpatch.report.style import INK, RATE_MAP, SERIES, SOFT, bit_color, bit_label, bit_marker
+from qpatch.report.style import (
+    INK, RATE_MAP, SERIES, SOFT, bare, bit_color, bit_label, bit_marker, percent_tick, rate_bar, titled,
+)  # fmt: skip
 
 
 def transfer_heatmaps(frame: pd.DataFrame, panel: str, *, column: str = "asr",
@@ -52,11 +54,8 @@ def transfer_heatmaps(frame: pd.DataFrame, panel: str, *, column: str = "asr",
         ax.set_ylabel("patch made at")
     for ax in axes[-1, :]:
         ax.set_xlabel("attacked at")
-    bar = fig.colorbar(image, ax=axes, pad=0.01, aspect=18, format=lambda share, _: f"{100 * share:.0f} %")
-    bar.outline.set_visible(False)
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig
+    rate_bar(fig, image, axes)
+    return titled(fig, title)
 
 
 def _heatmap(ax: Axes, cells: pd.DataFrame, sources: Sequence[int], targets: Sequence[int]):
@@ -72,10 +71,7 @@ def _heatmap(ax: Axes, cells: pd.DataFrame, sources: Sequence[int], targets: Seq
                 fontsize=6.5)
     ax.set_xticks(range(len(targets)), [bit_label(b) for b in targets])
     ax.set_yticks(range(len(sources)), [bit_label(b) for b in sources])
-    ax.grid(False)
-    ax.tick_params(length=0)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    bare(ax)
     return image
 
 
@@ -125,11 +121,9 @@ def forest(frame: pd.DataFrame, label: str, *, group: str | None = None, publish
     ax.grid(axis="y", visible=False)
     if share:
         ax.set_xlim(-0.02, 1.02)
-        ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        ax.xaxis.set_major_formatter(percent_tick)
     _legend(fig, published, control, threshold, INK if bits else SERIES[0])
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig
+    return titled(fig, title)
 
 
 def _mark(ax: Axes, value: float | None, y: float, marker: str, color: str) -> None:
@@ -184,9 +178,7 @@ def show_images(images: Tensor, titles: Sequence[str] | None = None, *, columns:
         if fooled:
             ax.add_patch(plt.Rectangle((-0.5, -0.5), images.shape[3], images.shape[2], fill=False, linewidth=2.5,
                                        edgecolor=SERIES[1]))
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig
+    return titled(fig, title)
 
 
 def verdict_bars(tally: pd.DataFrame, colors: dict[str, str], signs: dict[str, str], *, title: str = "") -> Figure:
@@ -206,6 +198,4 @@ def verdict_bars(tally: pd.DataFrame, colors: dict[str, str], signs: dict[str, s
     ax.grid(False)
     handles = [plt.Rectangle((0, 0), 1, 1, color=colors[v], label=f"{signs[v]} {v}") for v in tally.columns]
     fig.legend(handles=handles, ncols=len(handles), loc="outside lower left", fontsize=7.5, handlelength=1)
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig
+    return titled(fig, title)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from qpatch.errors import InputError
-from qpatch.report.style import INK, SERIES, SOFT
+from qpatch.report.style import INK, SERIES, SOFT, titled
 
 NAMES = {"cosine": "cosine", "edge_iou": "Edge IoU", "hog_cosine": "HOG cosine"}
 _CHANCE = {"different image": ("another image", SERIES[1], "s"), "shuffled": ("pixels shuffled", SERIES[2], "^"),
@@ -52,7 +52,7 @@ def gallery(columns: Mapping[str, Mapping[str, Tensor]], notes: Mapping[str, str
                 ax.set_ylabel(name, fontsize=8)
         axes[0, column].set_title(heading, fontsize=8)
         axes[-1, column].set_xlabel(notes.get(heading, ""), fontsize=7)
-    return _titled(fig, title)
+    return titled(fig, title)
 
 
 def against_chance(
@@ -105,7 +105,7 @@ def against_chance(
         names = [pair_label(pair) for pair in pairs]
         ax.set_xticks(range(len(pairs)), names, rotation=60, ha="right", rotation_mode="anchor")
     _legend(fig, axes[0, 0])
-    return _titled(fig, title)
+    return titled(fig, title)
 
 
 def chance_by_cell(
@@ -145,7 +145,7 @@ def chance_by_cell(
     axes[0, 0].set_ylabel("HOG cosine")
     axes[0, 0].set_ylim(0.2, 1.02)
     _legend(fig, axes[0, 0], columns=4)
-    return _titled(fig, title)
+    return titled(fig, title)
 
 
 def tie_sweep(frame: pd.DataFrame, here: Sequence[float], *, title: str = "") -> Figure:
@@ -172,7 +172,7 @@ def tie_sweep(frame: pd.DataFrame, here: Sequence[float], *, title: str = "") ->
     ax.set_ylabel("Edge IoU, each channel")
     ax.set_ylim(-0.04, 1.04)
     fig.legend(*ax.get_legend_handles_labels(), ncols=2, loc="outside lower left", fontsize=7.5)
-    return _titled(fig, title)
+    return titled(fig, title)
 
 
 def metric_plane(ours: pd.DataFrame, paper: pd.DataFrame, *, hue: str, title: str = "") -> Figure:
@@ -198,7 +198,7 @@ def metric_plane(ours: pd.DataFrame, paper: pd.DataFrame, *, hue: str, title: st
     ax.set_xlim(-0.02, 1.06)
     ax.set_ylim(0.2, 1.02)
     fig.legend(*ax.get_legend_handles_labels(), ncols=2, loc="outside lower left", fontsize=7.5)
-    return _titled(fig, title)
+    return titled(fig, title)
 
 
 def _legend(fig: Figure, ax, columns: int = 5) -> None:
@@ -206,8 +206,3 @@ def _legend(fig: Figure, ax, columns: int = 5) -> None:
     fig.legend(handles, labels, ncols=columns, loc="outside lower left", fontsize=7.5, columnspacing=1.2,
                handletextpad=0.5)
 
-
-def _titled(fig: Figure, title: str) -> Figure:
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.figure import Figure
 
 from qpatch.errors import one_of
 
@@ -55,3 +59,32 @@ def bit_marker(bits: int) -> str:
 def bit_label(bits: int) -> str:
     """"float" for 32 bits, "4-bit" and so on below."""
     return "float" if bits == 32 else f"{bits}-bit"
+
+
+def titled(fig: Figure, title: str) -> Figure:
+    """The figure with its title at the upper left, if there is one."""
+    if title:
+        fig.suptitle(title, x=0.01, ha="left")
+    return fig
+
+
+def percent_tick(share: float, _=None) -> str:
+    """A share as per cent, for ticks."""
+    return f"{100 * share:.0f} %".replace("-", "−")
+
+
+def bare(ax: Axes) -> Axes:
+    """A heat map's panel: no grid, no tick marks, no frame."""
+    ax.grid(False)
+    ax.tick_params(length=0, which="both")
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return ax
+
+
+def rate_bar(fig: Figure, image: ScalarMappable, axes, label: str = "attack success", **options) -> Colorbar:
+    """The colour bar of heat maps in `RATE_MAP`, in per cent; options as in `Figure.colorbar`."""
+    bar = fig.colorbar(image, ax=axes, format=percent_tick, **{"pad": 0.01, "aspect": 18} | options)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+    return bar

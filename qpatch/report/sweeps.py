@@ -13,7 +13,7 @@ from matplotlib.ticker import MultipleLocator
 from qpatch.errors import InputError
 from qpatch.measure.stats import wilson
 from qpatch.report import claims
-from qpatch.report.style import INK, SERIES, SOFT
+from qpatch.report.style import INK, SERIES, SOFT, percent_tick, titled
 
 LATTICE = 255  # steps of an int8 input over the image range [0, 1]
 _LOOKS = {"float": (SERIES[0], "o"), "int8": (SERIES[1], "s"), "int16": (SERIES[2], "^")}  # the same in all figures
@@ -111,11 +111,9 @@ def accuracy_curves(
                             xycoords=("data", "axes fraction"))  # fmt: skip
     axes[0, 0].set_ylabel("accuracy under the noise")
     axes[0, 0].set_ylim(-0.02, 1.02)
-    axes[0, 0].yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+    axes[0, 0].yaxis.set_major_formatter(percent_tick)
     _legend(fig, axes[0, 0], published is not None, bool(levels))
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig
+    return titled(fig, title)
 
 
 def _curve(ax, rows: pd.DataFrame, view: str) -> None:

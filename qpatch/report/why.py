@@ -10,7 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from qpatch.errors import InputError
-from qpatch.report.style import INK, RATE_MAP, SERIES, SOFT, bit_color, bit_label, bit_marker
+from qpatch.report.style import (
+    INK, RATE_MAP, SERIES, SOFT, bit_color, bit_label, bit_marker, percent_tick, rate_bar, titled,
+)  # fmt: skip
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _DASHED = (0, (4, 3))
@@ -58,7 +60,7 @@ def depth_curves(
     handles, labels = axes[0, 0].get_legend_handles_labels()
     handles.append(plt.Line2D([], [], color=SOFT, linestyle=":"))
     _legend(fig, handles, [*labels, "chance: another image of the class"])
-    return _titled(fig, title)
+    return titled(fig, title)
 
 
 def place_pictures(
@@ -100,16 +102,14 @@ def place_pictures(
                 image = ax.imshow(picture, vmin=0, vmax=top, cmap=RATE_MAP)
                 ax.set_xlabel(f"mean {100 * picture.mean():.0f} %", fontsize=7, labelpad=2)
     plain = [line for line, name in enumerate(maps) if name not in relative]
-    bar = fig.colorbar(image, ax=axes[plain], pad=0.02, aspect=24, format=lambda share, _: f"{100 * share:.0f} %")
-    bar.set_label("attack success")
-    bar.outline.set_visible(False)
+    rate_bar(fig, image, axes[plain], pad=0.02, aspect=24)
     if relative:
         others = [line for line in range(len(maps)) if line not in plain]
         bar = fig.colorbar(shade, ax=axes[others], pad=0.02, aspect=7, extend="both",
                            format=lambda value, _: f"{value:g} ×")  # fmt: skip
         bar.set_label("of the mean")
         bar.outline.set_visible(False)
-    return _titled(fig, title)
+    return titled(fig, title)
 
 
 def knob_curves(frame: pd.DataFrame, labels: Mapping[str, str], *, title: str = "") -> Figure:
@@ -136,11 +136,11 @@ def knob_curves(frame: pd.DataFrame, labels: Mapping[str, str], *, title: str = 
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.set_xlabel(label)
         ax.set_title(knob)
-    _percent(axes[0, 0])
+    _rates(axes[0, 0])
     handles, names = axes[0, 0].get_legend_handles_labels()
     handles.append(plt.Line2D([], [], color=SOFT, linestyle=":"))
     _legend(fig, handles, [*names, "chance: noise or grey, shown alike"])
-    return _titled(fig, title)
+    return titled(fig, title)
 
 
 def visibility_curves(frame: pd.DataFrame, x: str, *, xlabel: str, title: str = "") -> Figure:
@@ -172,9 +172,9 @@ def visibility_curves(frame: pd.DataFrame, x: str, *, xlabel: str, title: str = 
         ax.minorticks_off()
         ax.set_xlabel(xlabel)
         ax.set_title(bit_label(bits))
-    _percent(axes[0, 0])
+    _rates(axes[0, 0])
     _legend(fig, *axes[0, 0].get_legend_handles_labels())
-    return _titled(fig, title)
+    return titled(fig, title)
 
 
 def explanations(
@@ -229,7 +229,7 @@ def explanations(
         handles.append(plt.Line2D([], [], color=INK, linewidth=1, linestyle=_DASHED))
         labels.append("bound of the claim")
     _legend(fig, handles, labels)
-    return _titled(fig, title)
+    return titled(fig, title)
 
 
 def pair_clouds(
@@ -255,9 +255,9 @@ def pair_clouds(
         ax.set_title(name)
         ax.set_xlabel(xlabel)
     axes[0, 0].set_ylabel(ylabel)
-    axes[0, 0].yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %".replace("-", "−"))
+    axes[0, 0].yaxis.set_major_formatter(percent_tick)
     _legend(fig, *axes[0, 0].get_legend_handles_labels())
-    return _titled(fig, title)
+    return titled(fig, title)
 
 
 def _some(frame: pd.DataFrame) -> None:
@@ -265,18 +265,13 @@ def _some(frame: pd.DataFrame) -> None:
         raise InputError("there are no rows to draw.")
 
 
-def _percent(ax) -> None:
+def _rates(ax) -> None:
     ax.set_ylabel("attack success")
     ax.set_ylim(-0.02, 1.02)
-    ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+    ax.yaxis.set_major_formatter(percent_tick)
 
 
 def _legend(fig: Figure, handles: list, labels: list[str]) -> None:
     fig.legend(handles, labels, ncols=len(labels), loc="outside lower left", fontsize=7.5, columnspacing=1.2,
                handletextpad=0.5)
 
-
-def _titled(fig: Figure, title: str) -> Figure:
-    if title:
-        fig.suptitle(title, x=0.01, ha="left")
-    return fig
