@@ -189,8 +189,9 @@ def verdict_bars(tally: pd.DataFrame, colors: dict[str, str], signs: dict[str, s
         for verdict, number in counts.items():
             ax.barh(y, number, left=left, color=colors[verdict], edgecolor="white", linewidth=1.5, height=0.72)
             if number:
-                ax.text(left + number / 2, y, f"{signs[verdict]} {number}", ha="center", va="center", fontsize=8,
-                        color="white" if sum(to_rgb(colors[verdict])) < 1.35 else INK)
+                between, size = (" ", 8) if number > 1 else ("\n", 6.5)  # a bar of one claim is as wide as one sign
+                ax.text(left + number / 2, y, f"{signs[verdict]}{between}{number}", ha="center", va="center", fontsize=size,
+                        linespacing=0.95, color="white" if sum(to_rgb(colors[verdict])) < 1.35 else INK)  # fmt: skip
             left += number
     ax.set_yticks(range(len(tally)), list(tally.index))
     ax.invert_yaxis()
