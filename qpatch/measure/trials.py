@@ -80,6 +80,10 @@ class Trials:
         parts = zip(self.hit, self.won)
         return [Trials(hit[None], won[None], self.counts, (self.patches, s)) for s, (hit, won) in enumerate(parts)]
 
+    def lost(self) -> Trials:
+        """The same with all images counted: wrong when clean, or fooled. One minus this rate is the robust accuracy."""
+        return Trials(self.hit, self.won + 1 - self.counts, np.ones_like(self.counts), self.patches)
+
     def only(self, images: np.ndarray) -> Trials:
         """The same on some of the images, bool (N,)."""
         return Trials(self.hit[:, images], self.won[:, images], self.counts[images], self.patches)

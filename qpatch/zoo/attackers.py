@@ -84,10 +84,18 @@ def met(run: Patched, attacker: str, attack: str, kind: str, width: int) -> Tria
     if not choices:
         return None
     setting = "seen" if kind == "width" else kind
+    if attacker == STRONGEST:  # what stands in front of a network has fewer patches of its own than a network has
+        choices = [(access, source) for access, source in choices if _has(run, access, attack, setting, source)]
     found = [trials(run, access, attack, setting, source, width) for access, source in choices]
     if attacker == STRONGEST:
         return crossfit([(single,) for each in found for single in each.singles()], lambda each: each.rate)[0]
     return pooled(found)
+
+
+def _has(run: Patched, access: str, attack: str, setting: str, source: str) -> bool:
+    access = "own" if run.network == SURROGATE else access
+    made = ((own, shot.attack, shot.setting, shot.source) for own, shot in run.hits)
+    return (access, attack, setting, source) in made
 
 
 def _of(run: Patched, access: str) -> Iterable[tuple[Shot, Tensor]]:

@@ -96,8 +96,10 @@ class Table5:
 
         Returns:
             one row per pair, attacker, kind of patch, attack ("all" for the mean over LaVAN and GAP), width (0 for the mean
-            over the fixed widths) and reading ("points", "relative"): trainings, value, low, high, n, seeds; and for points
-            training_gap (of these averages), margin, margin_low, margin_high: minus twice that gap.
+            over the fixed widths) and reading: trainings, value, low, high, n, seeds. The readings are "points" and
+            "relative" of the success, and "robust", the robust accuracy gained (share of all images that are right with
+            the patch and without). Points and robust accuracy have training_gap (of these averages), margin, margin_low,
+            margin_high: minus twice that gap.
         """
         found = []
         for (base, other), attacker, patches in product(pairs, (PAPERS, STRONGEST), PATCHES):
@@ -114,15 +116,18 @@ class Table5:
                 if not part:
                     continue
                 each = {} if attack == "all" else {width: both for (_, width), both in part.items()}
-                gap = self.training_gap(attacker, patches, ATTACKS if attack == "all" else (attack,)) / sqrt(trainings)
+                attacks = ATTACKS if attack == "all" else (attack,)
+                gaps = [self.training_gap(attacker, patches, attacks, lost) / sqrt(trainings) for lost in (False, True)]
                 mean = tuple(pooled([both[side] for both in part.values()]) for side in (0, 1))
                 for width, (first, second) in {**each, 0: mean}.items():
                     origin = {"dataset": dataset, "from": base, "to": other, "attacker": attacker, "patches": patches,
                               "attack": attack, "target_bits": width, "trainings": trainings}  # fmt: skip
-                    points, relative = contrast((1, first), (-1, second)), relative_drop(first, second)
-                    margin = dict(zip(("margin", "margin_low", "margin_high"), np.subtract(points[:3], 2 * gap)))
-                    found.append({**origin, "reading": "points", **points._asdict(), "training_gap": gap, **margin})
-                    found.append({**origin, "reading": "relative", **relative._asdict()})
+                    found.append({**origin, "reading": "relative", **relative_drop(first, second)._asdict()})
+                    robust = (first.lost(), second.lost())
+                    for reading, (a, b), gap in zip(("points", "robust"), ((first, second), robust), gaps):
+                        drop = contrast((1, a), (-1, b))
+                        margin = dict(zip(("margin", "margin_low", "margin_high"), np.subtract(drop[:3], 2 * gap)))
+                        found.append({**origin, "reading": reading, **drop._asdict(), "training_gap": gap, **margin})
         return pd.DataFrame(found)
 
     def rises(self, dataset: str = "cifar10") -> pd.DataFrame:
@@ -155,13 +160,19 @@ class Table5:
                               "attack": attack, "target_bits": width, **value._asdict(), **above})  # fmt: skip
         return pd.DataFrame(found)
 
-    def training_gap(self, attacker: str, patches: str, attacks: Iterable[str]) -> float:
-        """Root mean square difference in success between two trainings of the same defense; nan if none was trained twice."""
+    def training_gap(self, attacker: str, patches: str, attacks: Iterable[str], lost: bool = False) -> float:
+        """Root mean square difference between two trainings of the same defense; nan if none was trained twice.
+
+        Args:
+            lost: the difference in robust accuracy instead of that in success.
+        """
         gaps = []
         for network, attack, width in product(self.runs, attacks, WIDTHS):
             if f"{network}-s1" in self.runs:
                 both = [self.trials(name, attack, patches, attacker, width) for name in (network, f"{network}-s1")]
-                gaps += [both[0].rate - both[1].rate] if None not in both else []
+                if None not in both:
+                    first, second = (each.lost() if lost else each for each in both)
+                    gaps.append(first.rate - second.rate)
         return float(np.sqrt(np.mean(np.square(gaps)))) if gaps else np.nan
 
     def _trainings(self, defense: str) -> list[str]:
