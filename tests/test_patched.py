@@ -7,7 +7,7 @@ import torch
 
 from qpatch import data, zoo
 from qpatch.attacks import LaVAN, make_mask, paste, sample_places
-from qpatch.errors import ParameterError
+from qpatch.errors import DataError, ParameterError
 from qpatch.measure.success import attack_success
 from qpatch.quant import WIDTHS
 from qpatch.zoo import networks, patched, remote, scenarios
@@ -114,3 +114,11 @@ def test_a_remote_network_is_attacked_as_the_network_itself(monkeypatch):
     monkeypatch.setenv("QPATCH_DEVICE", "warp")
     with pytest.raises(ParameterError, match="QPATCH_DEVICE"):
         remote.on_chosen_device(near.at(4))
+
+
+def test_only_networks_with_stored_results_are_ready(tmp_path):
+    with pytest.raises(DataError, match=f"zoo patched {SURROGATE}"):
+        scenarios.ready(["qadtr"], tmp_path, "patched")
+    (tmp_path / f"{SURROGATE}.safetensors").touch()
+    assert scenarios.ready(["qadtr", "qadtr"], tmp_path, "patched") == ([SURROGATE], ["qadtr"])
+    assert scenarios.ready(["qadtr"], tmp_path, "patched", "shapes") == ([SURROGATE, "qadtr"], [])

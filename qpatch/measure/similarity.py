@@ -161,7 +161,7 @@ def similarity_rows(
 
 def layer_rows(
     seen: Mapping[str, Mapping[str, Mapping[str, Tensor]]], pairs: Sequence[Pair], layers: Sequence[str],
-    labels: Tensor, *, counts: Sequence[int] = (4,), seed: int = 0,
+    labels: Tensor, *, counts: Sequence[int] = (4,), comparisons: Sequence[str] = COMPARISONS, draws: int = 1000, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """`similarity_rows` of the features of several layers: Edge IoU, and HOG cosine with some cells along a side.
 
@@ -178,7 +178,7 @@ def layer_rows(
             values = {name: shown[layer] for name, shown in own.items()}
             side = next(iter(values.values())).shape[-1]
             readings = [Reading("edge_iou"), *(Reading("hog_cosine", cell=side // n) for n in counts if side >= 2 * n)]
-            table = similarity_rows(values, pairs, readings, labels, seed=seed)
+            table = similarity_rows(values, pairs, readings, labels, comparisons=comparisons, draws=draws, seed=seed)
             tables.append(table.assign(points=points, layer=layer, side=side, cells=side / table["cell"]))
     return pd.concat(tables, ignore_index=True)
 

@@ -27,7 +27,6 @@ from torch import Tensor
 
 from qpatch import data, store
 from qpatch.attacks import QueryPatchAttack, agents, make_mask, paste, patch_attack
-from qpatch.errors import DataError
 from qpatch.measure.stats import wilson
 from qpatch.measure.success import predict
 from qpatch.quant import WIDTHS
@@ -108,7 +107,7 @@ def load_runs(
     names: Iterable[str], dataset: str = "cifar10", *, seeds: int = scenarios.SEEDS, retrain: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[dict[str, BlackBox], list[str]]:  # fmt: skip
-    """The results of the undefended network and of some others, as `qpatch.zoo.patched.load_runs` gives them.
+    """The results of the undefended network and of some others, see `scenarios.ready`.
 
     Returns:
         name → results, the undefended network first; and the names that do not ship yet.
@@ -116,16 +115,8 @@ def load_runs(
     Raises:
         DataError: the undefended network itself has no results.
     """
-    wanted = list(dict.fromkeys([SURROGATE, *names]))
-    made_here = dataset != "cifar10" or retrain
-    ready = [name for name in wanted if made_here or (name in networks.shipped() and _path(name).exists())]
-    if SURROGATE not in ready:
-        raise DataError(
-            f"the results of {SURROGATE} under PatchAttack do not ship yet; "
-            f"make them with: python -m qpatch.zoo black-box {SURROGATE}"
-        )
-    runs = {name: load_black_box(name, dataset, seeds=seeds, retrain=retrain, progress=progress) for name in ready}
-    return runs, [name for name in wanted if name not in ready]
+    there, missing = scenarios.ready(names, FOLDER, "black-box", dataset, retrain)
+    return {name: load_black_box(name, dataset, seeds=seeds, retrain=retrain, progress=progress) for name in there}, missing
 
 
 def load_black_box(

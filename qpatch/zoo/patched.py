@@ -23,7 +23,6 @@ from qpatch.attacks import make_mask, paste, sample_places
 from qpatch.attacks import base as attack_base
 from qpatch.attacks.controls import noise_pixels, photo_pixels
 from qpatch.defenses import dwq
-from qpatch.errors import DataError
 from qpatch.measure.stats import wilson
 from qpatch.measure.success import predict
 from qpatch.quant import WIDTHS
@@ -93,9 +92,7 @@ def load_runs(
     names: Iterable[str], dataset: str = "cifar10", *, seeds: int = scenarios.SEEDS, retrain: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[dict[str, Patched], list[str]]:  # fmt: skip
-    """The results of the undefended network and of some others, without starting hours of training or attacks.
-
-    On CIFAR-10 only networks that ship with their results are taken, unless `retrain` asks for new ones.
+    """The results of the undefended network and of some others, see `scenarios.ready`.
 
     Returns:
         name → results, the undefended network first; and the names that do not ship yet.
@@ -103,16 +100,8 @@ def load_runs(
     Raises:
         DataError: the undefended network itself has no results.
     """
-    wanted = list(dict.fromkeys([SURROGATE, *names]))
-    made_here = dataset != "cifar10" or retrain
-    ready = [name for name in wanted if made_here or (name in networks.shipped() and _path(name).exists())]
-    if SURROGATE not in ready:
-        raise DataError(
-            f"the results of {SURROGATE} do not ship yet, and every other network is compared with it; "
-            f"make them with: python -m qpatch.zoo patched {SURROGATE}"
-        )
-    runs = {name: load_patched(name, dataset, seeds=seeds, retrain=retrain, progress=progress) for name in ready}
-    return runs, [name for name in wanted if name not in ready]
+    there, missing = scenarios.ready(names, FOLDER, "patched", dataset, retrain)
+    return {name: load_patched(name, dataset, seeds=seeds, retrain=retrain, progress=progress) for name in there}, missing
 
 
 def load_patched(

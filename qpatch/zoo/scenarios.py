@@ -21,15 +21,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import nn
 
 from qpatch.attacks import GAP, LaVAN
 from qpatch.defenses import NoisyActivations, RandomPrecision
-from qpatch.errors import one_of
+from qpatch.errors import DataError, one_of
 from qpatch.quant import WIDTHS
-from qpatch.zoo.networks import load
+from qpatch.zoo.networks import load, shipped
 from qpatch.zoo.recipes import entry
 from qpatch.zoo.remote import on_chosen_device
 
@@ -102,6 +103,33 @@ def deployed_views(network: str, dataset: str = "cifar10", retrain: bool = False
     if wanted.defense == "qadtr-gir-activations":
         views = {width: NoisyActivations(view, seed=width) for width, view in views.items()}
     return {width: on_chosen_device(view) for width, view in views.items()}
+
+
+def ready(
+    names: Iterable[str], folder: Path, command: str, dataset: str = "cifar10", retrain: bool = False
+) -> tuple[list[str], list[str]]:
+    """Which networks have stored results that load without hours of training or attacks.
+
+    On CIFAR-10 these are the networks that ship with their results; on "shapes", and with `retrain`, all.
+
+    Args:
+        names: of the zoo. folder: where results ship, NAME.safetensors. command: of `python -m qpatch.zoo` that makes them.
+
+    Returns:
+        those that have them, the undefended network first; and those that have not.
+
+    Raises:
+        DataError: the undefended network has none, and every other one is compared with it.
+    """
+    wanted, known = list(dict.fromkeys([SURROGATE, *names])), shipped()
+    made_here = dataset != "cifar10" or retrain
+    there = [name for name in wanted if made_here or (name in known and (folder / f"{name}.safetensors").exists())]
+    if SURROGATE not in there:
+        raise DataError(
+            f"the {command} results of {SURROGATE} do not ship yet, and every other network is compared with it; "
+            f"make them with: python -m qpatch.zoo {command} {SURROGATE}"
+        )
+    return there, [name for name in wanted if name not in there]
 
 
 def attacked_view(views: Mapping[int, nn.Module], source: str, seed: int = 0) -> nn.Module:

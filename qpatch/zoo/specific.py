@@ -24,7 +24,7 @@ from qpatch.attacks import base as attack_base
 from qpatch.measure.success import predict
 from qpatch.measure.trials import Trials, rate_row
 from qpatch.quant import WIDTHS
-from qpatch.zoo import networks
+from qpatch.zoo import networks, scenarios
 from qpatch.zoo.attackers import ALL, INFERENCE, PAPERS, RANDOM, SAME, inference, label
 from qpatch.zoo.bits import pack, unpack
 from qpatch.zoo.patches import SPECIFIC_STEPS, evaluation_subset
@@ -87,10 +87,9 @@ def load_runs(
     names: Iterable[str], dataset: str = "cifar10", *, retrain: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Specific]:  # fmt: skip
-    """The results of those networks that ship with them; on "shapes" or with `retrain` of all, made now."""
-    made_here = dataset != "cifar10" or retrain
-    wanted = [name for name in dict.fromkeys([SURROGATE, *names]) if made_here or _path(name).exists()]
-    return {name: load_specific_run(name, dataset, retrain=retrain, progress=progress) for name in wanted}
+    """The results of the undefended network and of those others that have them, see `scenarios.ready`."""
+    there, _ = scenarios.ready(names, FOLDER, "specific", dataset, retrain)
+    return {name: load_specific_run(name, dataset, retrain=retrain, progress=progress) for name in there}
 
 
 def load_specific_run(
