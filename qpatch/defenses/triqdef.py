@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qpatch.checks import device_of
 from qpatch.defenses.input_gradient import input_gradients
 from qpatch.defenses.likeness import Likeness
 from qpatch.errors import ParameterError
@@ -125,12 +126,12 @@ class TriQDef:
 
     def _open(self, net: MultiBit, stage: int) -> None:
         """Initialise the widths that this stage adds: BatchNorm from the nearest active width, then ranges, then statistics."""
-        known = self.stages[stage - 1]
+        known, images = self.stages[stage - 1], self.calibration.to(device_of(net))
         for width in sorted(set(self.stages[stage]) - set(known), reverse=True):
             nearest = min(known, key=lambda other: abs(other - width))
             _copy_norms(net.at(nearest), net.at(width))
-            calibrate(net, self.calibration, (width,))
-            _estimate_norms(net.at(width), self.calibration)
+            calibrate(net, images, (width,))
+            _estimate_norms(net.at(width), images)
 
 
 @contextmanager
