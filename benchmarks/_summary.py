@@ -23,10 +23,10 @@ CAPTION = ("Ratios of times, medians with quartiles over rounds: ours over the b
            "other tools over ours (right, large is good). Black ticks are the bounds.")  # fmt: skip
 
 
-def collect(folder: Path = FOLDER) -> pd.DataFrame:
+def collect() -> pd.DataFrame:
     """The rows of all benchmarks that have been run, in the order of their names."""
     scripts = sorted(Path(__file__).parent.glob("[!_]*.py"))
-    files = [folder / f"{script.stem}.csv" for script in scripts]
+    files = [FOLDER / f"{script.stem}.csv" for script in scripts]
     frames = [pd.read_csv(file) for file in files if file.exists()]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(COLUMNS))
 
