@@ -60,6 +60,6 @@ class TrainingStep:
         self.optimizer.step()
 
 
-def width_step(net: MultiBit, batch: Batch, *bits: int) -> TrainingStep:
+def width_step(net: MultiBit, batch: Batch, *bits: int, bf16: bool = False) -> TrainingStep:
     """A step of plain training at these widths: 32 alone is float training, one other width is QAT."""
-    return TrainingStep(net, CrossEntropy(bits), batch)
+    return TrainingStep(net, CrossEntropy(bits, bf16=bf16), batch)

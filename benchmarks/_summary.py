@@ -20,7 +20,7 @@ from qpatch.report.style import INK, SERIES, use_style
 PANELS = {AT_MOST: "time of ours / limit", AT_LEAST: "peer / ours"}
 LOOKS = {"yes": (SERIES[0], "o", "bound holds"), "no": (SERIES[1], "s", "bound missed"), "": (SERIES[2], "D", "no bound")}
 CAPTION = ("Ratios of times, medians with quartiles over rounds: ours over the bare arithmetic (left, small is good) and "
-           "other tools over ours (right, large is good). Black ticks are the bounds.")  # fmt: skip
+           "other tools over ours (right, large is good; of success rates, ours over theirs). Black ticks are the bounds.")  # fmt: skip
 
 
 def collect() -> pd.DataFrame:
@@ -38,13 +38,14 @@ def ratios(frame: pd.DataFrame) -> Figure:
     longest = max(len(rows) for rows in panels.values())
     fig, axes = plt.subplots(1, 2, figsize=(13, 1.4 + 0.2 * longest))
     for ax, (rule, rows) in zip(axes, panels.items()):
-        rows = rows.assign(place=np.arange(len(rows)), low=rows["low"].fillna(rows["ratio"]), high=rows["high"].fillna(rows["ratio"]))
+        rows = rows.assign(place=np.arange(len(rows)), **{end: rows[end].fillna(rows["ratio"]) for end in ("low", "high")})
         for state, (color, marker, label) in LOOKS.items():
             part = rows[rows["held"] == state]
             error = [(part["ratio"] - part["low"]).clip(lower=0), (part["high"] - part["ratio"]).clip(lower=0)]
             ax.errorbar(part["ratio"], part["place"], xerr=error, color=color, marker=marker, markersize=4, linestyle="none",
                         elinewidth=1.2, label=label)  # fmt: skip
-        ax.plot(rows["bound"], rows["place"], linestyle="none", marker="|", markersize=11, markeredgewidth=1.8, color=INK, label="bound")
+        ax.plot(rows["bound"], rows["place"], linestyle="none", marker="|", markersize=11, markeredgewidth=1.8, color=INK,
+                label="bound")  # fmt: skip
         ax.set_yticks(rows["place"], rows["case"] + " · " + rows["against"])
         ax.set_ylim(longest - 0.4, -0.6)
         ax.set_xscale("log")
@@ -68,7 +69,7 @@ def main() -> int:
                           versions={"all": "; ".join(sorted(frame["versions"].unique()))})  # fmt: skip
     save_figure(run, "ratios", ratios(frame), caption=CAPTION, data=frame)
     missed = int((held(frame) == "no").sum())
-    print(f"{missed} of {int(frame['bound'].notna().sum())} bounds missed; the picture: {(FOLDER / 'ratios.png').relative_to(FOLDER.parents[1])}")
+    print(f"{missed} of {int(frame['bound'].notna().sum())} bounds missed; the picture is figures/benchmarks/ratios.png")
     return int(missed > 0)
 
 

@@ -69,7 +69,8 @@ def test_ratios_are_taken_within_a_round(clock):
 
 
 def test_a_missing_peer_gets_a_row_that_says_so(clock):
-    bare, gone = _harness.compare("x", clock.call("ours", 1.0), Limit("bare", clock.call("limit", 1.0)), Peer("tool", None, 2.0, package="x"))
+    ours, limit = clock.call("ours", 1.0), Limit("bare", clock.call("limit", 1.0))
+    bare, gone = _harness.compare("x", ours, limit, Peer("tool", None, 2.0, package="not-there"))
     frame = _harness.table("t", [bare, gone])
     assert list(frame["note"].fillna("")) == ["", "peer not installed"] and frame["ratio"].notna().tolist() == [True, False]
     assert list(_harness.held(frame)) == ["", ""] and "peer not installed" in _harness.text(frame)
@@ -88,9 +89,11 @@ def test_the_exponent_of_a_power_is_its_exponent():
 
 
 def rows():
-    found = [{"case": f"net {i}", "against": "bare", "rule": rule, "bound": bound, "ratio": ratio, "low": ratio - 0.1, "high": ratio + 0.1,
-              "n": 5, "versions": "torch"} for i, (rule, bound, ratio) in enumerate([(AT_MOST, 1.2, 1.1), (AT_LEAST, 3.0, 2.0), (AT_MOST, np.nan, 7.0)])]  # fmt: skip
-    return [*found, {"case": "net 3", "against": "tool", "rule": AT_LEAST, "bound": 2.0, "note": "peer not installed", "versions": "torch"}]
+    shared = {"against": "bare", "n": 5, "versions": "torch"}
+    cases = [(AT_MOST, 1.2, 1.1), (AT_LEAST, 3.0, 2.0), (AT_MOST, np.nan, 7.0)]
+    found = [{"case": f"net {number}", "rule": rule, "bound": bound, "ratio": ratio, "low": ratio - 0.1, "high": ratio + 0.1} | shared
+             for number, (rule, bound, ratio) in enumerate(cases)]  # fmt: skip
+    return [*found, {"case": "net 3", "rule": AT_LEAST, "bound": 2.0, "note": "peer not installed"} | shared]
 
 
 def test_one_table_and_one_picture_of_all(tmp_path, monkeypatch, capsys, threads):
