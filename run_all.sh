@@ -62,17 +62,36 @@ show_progress() {
   done
 }
 
-# The speed comparisons named, or all; the exit status is 1 if one of them fails.
+# The tools that the benchmarks compare with, in a folder of their own; without them their rows say "peer not installed".
+peers() {
+  local folder=build/peers log=build/peers.log
+  if cmp -s benchmarks/requirements.txt "$folder/installed.txt"; then return; fi
+  say "Installing $(grep -c == benchmarks/requirements.txt) packages to compare with into $folder, once."
+  rm -rf "$folder"
+  mkdir -p build
+  if "$PYTHON" -m pip install --disable-pip-version-check --no-input --quiet --no-deps --target "$folder" \
+    -r benchmarks/requirements.txt > "$log" 2>&1; then cp benchmarks/requirements.txt "$folder/installed.txt"
+  else say "That failed (see $log); the comparisons with them are left out."; fi
+}
+
+# The benchmarks named, or all but the long one; then one table and one picture of all that have ever run. The exit
+# status is 1 if one of them fails or a bound is missed.
 bench() {
   local status=0 name
   if [ $# -eq 0 ]; then
-    for name in benchmarks/[!_]*.py; do if [ -e "$name" ]; then set -- "$@" "$(basename "$name" .py)"; fi; done
+    for name in benchmarks/[!_]*.py; do
+      name=$(basename "$name" .py)
+      if [ "$name" != laptop_run ]; then set -- "$@" "$name"; fi
+    done
   fi
+  for name in "$@"; do [ -e "benchmarks/$name.py" ] || fail "unknown benchmark '$name', see benchmarks/"; done
+  peers
   for name in "$@"; do
-    [ -e "benchmarks/$name.py" ] || fail "unknown benchmark '$name', see benchmarks/"
     say "== $name"
     "$PYTHON" -m "benchmarks.$name" || status=1
   done
+  say "== all"
+  "$PYTHON" -m benchmarks._summary || status=1
   return $status
 }
 

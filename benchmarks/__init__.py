@@ -1,1 +1,1 @@
-"""Side-by-side comparisons with other tools: `python -m benchmarks.patch_vs_art`."""
+"""How fast qpatch is beside the bare arithmetic and beside other tools: `./run_all.sh bench`, see `_harness`."""

@@ -44,6 +44,12 @@ def test_lock_holds_the_pins_and_nothing_of_one_machine():
     assert not re.search(r"\+cpu|://| @ |^-|/", text, re.MULTILINE)
 
 
+def test_the_benchmarks_peers_are_pinned_and_replace_nothing():
+    peers = pins("benchmarks/requirements.txt")
+    assert all(re.fullmatch(r"==[\w.]+", pin) for pin in peers.values())
+    assert not peers.keys() & pins("requirements.lock.txt").keys()
+
+
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
 @pytest.mark.parametrize(("system", "platform"), [("Linux", "linux"), ("Darwin", "darwin")])
 def test_lock_is_complete_on(system, platform, python):

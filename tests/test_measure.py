@@ -121,6 +121,23 @@ def test_specific_rows_agree_with_universal_ones():
     assert same.to_csv() == rows.to_csv()
 
 
+def test_images_are_patched_a_batch_at_a_time(monkeypatch):
+    """Not all at once, which would be a second copy of them; and each batch gets its own images' patches and places."""
+    images, labels = pictures(range(10)), torch.arange(10)
+    pixels = torch.rand(10, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    places = sample_places("random", 10, 8, 2, torch.Generator().manual_seed(0))
+    sizes = []
+
+    def spy(part, *arguments):
+        sizes.append(len(part))
+        return paste(part, *arguments)
+
+    monkeypatch.setattr("qpatch.measure.transfer.paste", spy)
+    tables = [specific_rows({32: Lookup().eval()}, {(32, 0): (pixels, places)}, torch.ones(1, 2, 2), images, labels,
+                            photos=(images, labels), batch=batch).to_csv() for batch in (4, 10)]  # fmt: skip
+    assert tables[0] == tables[1] and max(sizes[:-4]) == 4 and sizes[-4:] == [10] * 4
+
+
 def test_over_seeds():
     rows = transfer()[2]
     table = over_seeds(rows)

@@ -12,7 +12,7 @@ EXAMPLES = """commands:
   ./run_all.sh                      environment, data, all notebooks, all figures and tables
   ./run_all.sh --only 20 21         two notebooks, and those whose results they read
   ./run_all.sh test [pytest args]   unit tests and notebook tests
-  ./run_all.sh bench [NAME ...]     the speed comparisons in benchmarks/
+  ./run_all.sh bench [NAME ...]     the speed comparisons in benchmarks/: those named, or all but laptop_run
 
 A run that was interrupted goes on where it stopped; an unchanged one finishes in seconds; after an edit only what
 depends on it runs again. Exit status: 0 all is well, 1 a notebook failed or a figure or table is missing, stale or

@@ -89,9 +89,9 @@ def specific_rows(
         if where not in controls:
             controls[where] = control_rates(
                 views, clean, mask, target, images, labels, places, photos=photos, seed=control_seed, batch=batch)
-        patched = paste(images, pixels, mask, places)
-        for bits, view in views.items():
-            success = success_of(clean[bits], predict(view, patched, batch), labels, target)
+        patched = _patched_predictions(views, images, pixels, mask, places, batch)
+        for bits in views:
+            success = success_of(clean[bits], patched[bits], labels, target)
             rows.append({"source_bits": source, "target_bits": bits, "seed": seed, **vars(success),
                          **controls[where][bits]})
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -123,11 +123,23 @@ def control_rates(
     }
     rates: dict[int, dict[str, float]] = {bits: {} for bits in views}
     for control in CONTROLS:
-        patched = paste(images, pixels[control], mask, places)
-        for bits, view in views.items():
-            success = success_of(clean[bits], predict(view, patched, batch), labels, target)
-            rates[bits][f"asr_{control}"] = success.asr
+        patched = _patched_predictions(views, images, pixels[control], mask, places, batch)
+        for bits in views:
+            rates[bits][f"asr_{control}"] = success_of(clean[bits], patched[bits], labels, target).asr
     return rates
+
+
+def _patched_predictions(
+    views: Mapping[int, nn.Module], images: Tensor, pixels: Tensor, mask: Tensor, places: Tensor, batch: int
+) -> dict[int, Tensor]:
+    """What every view says about the patched images; a batch is patched at a time, so that there is no second copy of all."""
+    found: dict[int, list[Tensor]] = {bits: [] for bits in views}
+    for start in range(0, len(images), batch):
+        part = slice(start, start + batch)
+        patched = paste(images[part], pixels[part] if pixels.dim() == 4 else pixels, mask, places[part])
+        for bits, view in views.items():
+            found[bits].append(predict(view, patched, batch))
+    return {bits: torch.cat(parts) for bits, parts in found.items()}
 
 
 def over_seeds(rows: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
