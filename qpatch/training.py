@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qpatch.data import Dataset
+from qpatch.data.dataset import scaled
 from qpatch.errors import ParameterError, StoreError, one_of
 from qpatch.quant import MultiBit
 from qpatch.store import load_tensors, save_tensors
@@ -184,10 +185,10 @@ class _Batches:
     """Shuffled, cropped and flipped batches; no Python loop over images."""
 
     def __init__(self, dataset: Dataset, recipe: Recipe, device):
-        size, pad = dataset.images.shape[-1], recipe.crop
+        (height, width), pad = dataset.images.shape[-2:], recipe.crop
         self.images, self.labels = F.pad(dataset.images, (pad,) * 4), dataset.labels
-        # a view of every crop of every image: N × C × offset × offset × size × size, without copying
-        self.crops = self.images.unfold(2, size, 1).unfold(3, size, 1)
+        # a view of every crop of every image: N × C × offset × offset × height × width, without copying
+        self.crops = self.images.unfold(2, height, 1).unfold(3, width, 1)
         self.recipe, self.device = recipe, device
 
     def epoch(self, number: int):
@@ -197,7 +198,7 @@ class _Batches:
         whole = len(order) // recipe.batch_size * recipe.batch_size
         for chosen in order[: whole or None].split(recipe.batch_size):
             row, column = torch.randint(0, 2 * recipe.crop + 1, (2, len(chosen)), generator=generator)
-            images = self.crops[chosen, :, row, column].float().div_(255)
+            images = scaled(self.crops[chosen, :, row, column])
             if recipe.flip:
                 flipped = torch.rand(len(chosen), 1, 1, 1, generator=generator) < 0.5
                 images = torch.where(flipped, images.flip(3), images)

@@ -214,7 +214,7 @@ def test_logits_are_refused_by_query_attacks_and_integers_by_gradient_attacks(ne
     (lambda net, x, y: (net, x, y[:2]), "labels"), (lambda net, x, y: (net, x[..., :4, :4], y), "8×8")])
 def test_malformed_input_gets_one_clear_message(spoil, message, net, images, labels):
     with pytest.raises(InputError, match=message):
-        attack("PGD", *spoil(net, images, labels))
+        attack("DeepFool", *spoil(net, images, labels))
 
 
 # Oracles ------------------------------------------------------------------------------------------------------------

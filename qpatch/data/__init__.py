@@ -12,11 +12,16 @@ from qpatch.data.coffee import load_coffee
 from qpatch.data.dataset import Dataset, balanced_subset
 from qpatch.data.photographs import load_photographs
 from qpatch.data.shapes import make_shapes
+from qpatch.data.speech import load_speech
+from qpatch.data.tumours import load_tumours
 from qpatch.data.vww import load_vww
 from qpatch.errors import InputError, one_of
 
 DEFAULT_SIZE = {"train": 2000, "test": 500}  # of shapes
-LOADERS = {"cifar10": load_cifar10, "coffee": load_coffee, "photographs": load_photographs, "vww": load_vww}
+LOADERS = {
+    "cifar10": load_cifar10, "coffee": load_coffee, "photographs": load_photographs, "speech": load_speech,
+    "tumours": load_tumours, "vww": load_vww,
+}  # fmt: skip
 
 __all__ = ["Dataset", "balanced_subset", "load"]
 
@@ -28,6 +33,7 @@ def load(
 
     Args:
         name: "cifar10" (Krizhevsky, 2009), "coffee" (leaves, 224 px), "photographs" (ImageNet labels, 224 px),
+            "speech" (spoken digits, 16 frames of 13 cepstral coefficients), "tumours" (a table of 30 features),
             "vww" (Visual Wake Words, 96 px), or "shapes" (made from a seed, no download).
         split: "train" or "test".
         n: number of images, for shapes only (2,000 train, 500 test if None); a subset of the others is

@@ -14,12 +14,12 @@ from qpatch.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images as bytes with their labels; `floats` gives them in the form that every network here takes.
+    """Images as bytes, or measurements as floats, with their labels; `floats` gives what every network here takes.
 
     Attributes:
-        name: "cifar10", "coffee", "photographs", "vww" or "shapes".
+        name: "cifar10", "coffee", "photographs", "speech", "tumours", "vww" or "shapes".
         split: "train" or "test".
-        images: uint8 N×C×H×W.
+        images: N×C×H×W, uint8, or float32 in [0, 1] for measurements that never were bytes.
         labels: int64 N, an index into `classes`.
         classes: the class names.
     """
@@ -42,12 +42,16 @@ class Dataset:
 
     def floats(self, index: Tensor | slice | list[int] | None = None) -> Tensor:
         """The images (all, or those at `index`) as float32 N×C×H×W in [0, 1]: exactly byte / 255."""
-        images = self.images if index is None else self.images[index]
-        return images.to(torch.float32) / 255
+        return scaled(self.images if index is None else self.images[index])
 
     def take(self, index: Tensor | slice | list[int]) -> tuple[Tensor, Tensor]:
         """Images (float32 in [0, 1]) and labels at `index`."""
         return self.floats(index), self.labels[index]
+
+
+def scaled(images: Tensor) -> Tensor:
+    """Bytes divided by 255, as float32; floats, which are in [0, 1] already, as they are."""
+    return images / 255 if images.dtype == torch.uint8 else images
 
 
 def balanced_subset(dataset: Dataset, n: int, seed: int = 0) -> Tensor:

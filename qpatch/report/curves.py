@@ -12,6 +12,7 @@ from qpatch.errors import InputError
 from qpatch.report.style import INK, SERIES, SOFT, percent_tick, titled
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
+_APART = 0.06  # of a logarithmic axis, between the texts of two ticks
 
 
 def curves(frame: pd.DataFrame, x: str, group: str, *, panel: str | None = None, xlabel: str, ylabel: str = "attack success",
@@ -47,7 +48,7 @@ def curves(frame: pd.DataFrame, x: str, group: str, *, panel: str | None = None,
             ax.set_xscale("log")
         ticks = sorted(part[x].unique())
         if len(ticks) <= 12:
-            ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            ax.set_xticks(ticks, _labels(ticks, log))
         ax.minorticks_off()
         ax.set_xlabel(xlabel)
         ax.set_title("" if name is None else str(name))
@@ -64,6 +65,15 @@ def curves(frame: pd.DataFrame, x: str, group: str, *, panel: str | None = None,
         labels.append("paper")
     fig.legend(handles, labels, ncols=len(labels), loc="outside lower left", fontsize=7.5, columnspacing=1.2)
     return titled(fig, title)
+
+
+def _labels(ticks: Sequence[float], log: bool) -> list[str]:
+    """The ticks as text; on a logarithmic axis one that is too near to the last text stays without."""
+    texts, last, least = [], 0.0, (ticks[-1] / ticks[0]) ** _APART if log else 1.0
+    for tick in ticks:
+        texts.append("" if log and last and tick < last * least else f"{tick:g}")
+        last = tick if texts[-1] else last
+    return texts
 
 
 def scatter(frame: pd.DataFrame, x: str, group: str, text: str, *, xlabel: str, ylabel: str = "attack success",

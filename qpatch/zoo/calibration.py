@@ -8,5 +8,7 @@ IMAGES = 500
 
 
 def calibration_images(train: Dataset) -> Tensor:
-    """The training images from which every activation range of the zoo is taken: float32 in [0, 1]."""
+    """The training images from which every activation range of the zoo is taken: float32 in [0, 1]; all, if there are few."""
+    if len(train) <= IMAGES:
+        return train.floats()
     return train.floats(balanced_subset(train, IMAGES, seed=0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +27,8 @@ _WATCHED_IMAGES = 1_000
 _LICENCES = {
     "cifar10": "MIT; trained on CIFAR-10 (Krizhevsky 2009)",
     "coffee": "MIT; trained on coffee leaves (Esgario et al. 2020, BRACOL, CC BY 4.0)",
+    "speech": "MIT; trained on the Free Spoken Digit Dataset (CC BY-SA 4.0)",
+    "tumours": "MIT; trained on Breast Cancer Wisconsin (Street et al. 1993, UCI, CC BY 4.0)",
 }
 
 
@@ -103,7 +106,7 @@ def train_entry(
         "entry": asdict(wanted),
         "start": _parts(wanted.start, dataset),
         "data": images.fingerprint,
-        "source": _source(),
+        "source": _source(wanted),
     }
     if fresh:
         parts["fresh"] = True  # its start may differ from the shipped one in the last digits
@@ -129,14 +132,15 @@ def _parts(name: str | None, dataset: str) -> dict | None:
     return {"entry": asdict(start), "start": _parts(start.start, dataset)}
 
 
-def _source() -> str:
+def _source(wanted: Entry) -> str:
     from qpatch.models import mobilenet, plain, resnet
     from qpatch.quant import calibrate as calibrate_function
     from qpatch.quant import multibit, quantizers, ste
 
-    return store.source_fingerprint(
-        mobilenet, plain, resnet, multibit, quantizers, ste, calibrate_function, training.train
-    )
+    modules = (mobilenet, plain, resnet)
+    own = sys.modules[timm.model_entrypoint(wanted.model).__module__]
+    modules += () if own in modules else (own,)
+    return store.source_fingerprint(*modules, multibit, quantizers, ste, calibrate_function, training.train)
 
 
 def _build(wanted: Entry) -> MultiBit:
@@ -215,7 +219,8 @@ class _Watch:
 
     def __init__(self, wanted: Entry, test: data.Dataset):
         self.widths = wanted.trained
-        self.images, self.labels = test.take(data.balanced_subset(test, min(_WATCHED_IMAGES, len(test))))
+        few = len(test) <= _WATCHED_IMAGES
+        self.images, self.labels = test.take(slice(None) if few else data.balanced_subset(test, _WATCHED_IMAGES))
 
     def __call__(self, net: MultiBit) -> dict:
         device = next(net.parameters()).device

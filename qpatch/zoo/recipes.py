@@ -7,7 +7,7 @@ Paper B's defended networks go on from `joint`, see `_paper_b`.
 
 Paper C's networks are float networks that are quantized on the spot by `qpatch.quant.tflite`: `tiny` (ResNet-8 on
 plain [0, 1] images), its defended versions `tiny-…`, a small VGG that ensemble adversarial training takes attacks
-from, and the coffee-leaf networks.
+from, the coffee-leaf networks, and two networks for what is no picture, `speech-dscnn` and `tumours-mlp`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ DISTILLED = Recipe(epochs=20, lr=0.1, weight_decay=2e-4, bf16=True)
 AUXILIARY = Recipe(epochs=10, lr=0.1, weight_decay=5e-4, bf16=True)
 PATCHED = Recipe(epochs=4, lr=0.02, weight_decay=1e-4, warmup=0.25, bf16=True)
 TRIQDEF = Recipe(epochs=6, lr=0.04, weight_decay=1e-4, warmup=0.5, bf16=True)
+SPEECH = Recipe(epochs=40, batch_size=64, lr=4e-3, crop=0, flip=False, weight_decay=1e-4, optimizer="adam")
+TABULAR = Recipe(epochs=60, batch_size=32, lr=4e-3, crop=0, flip=False, weight_decay=1e-3, optimizer="adam")
 COFFEE = Recipe(epochs=60, batch_size=32, lr=1e-3, warmup=2, crop=16, weight_decay=1e-4, optimizer="adam")
 
 # Papers A and B do not say how scales are found in training; learned scales are what a two-bit network needs.
@@ -87,7 +89,7 @@ class Entry:
     @property
     def classes(self) -> int:
         """Number of logits."""
-        return 5 if self.dataset == "coffee" else 10
+        return {"coffee": 5, "tumours": 2}.get(self.dataset, 10)
 
     @property
     def half(self) -> bool:
@@ -145,7 +147,17 @@ def _paper_c(size_limit: str) -> list[Entry]:
               dataset=leaves, defense="pgd"),
         Entry("coffee-cnn-distilled", (32,), (32,), COFFEE, init_seed=16, model=cnn, dataset=leaves, defense="distilled"),
     ]  # fmt: skip
-    return entries + _policies(plain)
+    return entries + _policies(plain) + _beyond_images()
+
+
+def _beyond_images() -> list[Entry]:
+    """A keyword spotter and a table's network, for paper C's open question C-OQ3."""
+    return [
+        Entry("speech-dscnn", (32,), (32,), SPEECH, init_seed=17, model="qpatch_keyword_dscnn", dataset="speech",
+              note="2,000 recordings; the same six speakers in training and test."),
+        Entry("tumours-mlp", (32,), (32,), TABULAR, init_seed=18, model="qpatch_tabular_mlp", dataset="tumours",
+              note="285 training rows."),
+    ]  # fmt: skip
 
 
 def _paper_b() -> list[Entry]:

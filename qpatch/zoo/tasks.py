@@ -1,4 +1,4 @@
-"""Paper C's three tasks: which network on which data, and whether both are on this machine."""
+"""Paper C's three tasks, and two beyond images: which network on which data, and whether both are on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qpatch.zoo import mlperf, networks
 
 @dataclass(frozen=True)
 class Task:
-    """One task of paper C, as this project can run it.
+    """One task of paper C, or one beyond it, as this project can run it.
 
     Attributes:
         name: as in the tables.
@@ -22,7 +22,7 @@ class Task:
         zoo: name of the float network in the zoo, or of MLPerf Tiny's (`qpatch.zoo.mlperf`) after "mlperf:".
         dataset: for `qpatch.data.load`.
         classes: number of classes.
-        size: side of the images in pixels.
+        size: longer side of the images, in pixels or features.
         parameters: the task whose attack parameters apply.
         note: what differs from the paper.
     """
@@ -60,6 +60,8 @@ _TASKS = (
     Task("cifar10", "CIFAR-10", "tiny", "cifar10", 10, 32, "cifar10", "own weights"),
     Task("vww", "Visual Wake Words", "mlperf:mobilenetv1_025", "vww", 2, 96, "vww", "the paper's own weights"),
     Task("coffee", "coffee leaves", "coffee-cnn", "coffee", 5, 224, "coffee", "public leaves, 5 classes, own weights"),
+    Task("speech", "spoken digits", "speech-dscnn", "speech", 10, 16, "cifar10", "beyond images: MFCC of 16 frames"),
+    Task("tumours", "tumours", "tumours-mlp", "tumours", 2, 10, "cifar10", "beyond images: a table of 30 features"),
     Task("shapes", "shapes", "tiny", "shapes", 10, 32, "cifar10", "procedural stand-in for CIFAR-10, for smoke runs"),
 )
 TASKS = {task.name: task for task in _TASKS}

@@ -23,7 +23,9 @@ ATTACKS: dict[str, PixelAttack] = {
                   zoo.ATTACK, square.L2, square.LINF, boundary.ATTACK, geoda.ATTACK)  # fmt: skip
 }
 
-__all__ = ["ATTACKS", "BATCH", "TASKS", "PixelAttack", "Probabilities", "attack", "published", "published_table", "seeded"]
+ANY_SIZE = ("PGD", "Square-Linf")  # for the latter on a few rows of features see `qpatch.attacks.pixel.small`
+
+__all__ = ["ANY_SIZE", "ATTACKS", "BATCH", "TASKS", "PixelAttack", "Probabilities", "attack", "published", "published_table", "seeded"]
 
 
 def attack(
@@ -55,8 +57,8 @@ def attack(
     check_eval(net)
     check_images(images, net)
     check_labels(labels, len(images))
-    if min(images.shape[-2:]) < 8:
-        raise InputError(f"these attacks need images of at least 8×8 pixels, got {tuple(images.shape[-2:])}.")
+    if min(images.shape[-2:]) < 8 and name not in ANY_SIZE:
+        raise InputError(f"{name} needs images of at least 8×8 pixels, got {tuple(images.shape[-2:])}.")
     size, made = 1 if chosen.one_by_one else BATCH, []
     with frozen(net):
         for first in range(0, len(images), size):
