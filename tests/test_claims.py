@@ -285,3 +285,12 @@ def test_tally_has_all_verdicts(store):
     assert list(counts.columns) == list(verdict.VERDICTS) and counts.to_numpy().sum() == 60
     assert counts.loc["B", HOLDS] == 2 and counts.loc["C", NOT_MEASURED] == 22
 
+
+
+def test_some_claims_are_judged_without_the_others(store):
+    folder = store(results(0.9))
+    few, whole = claims.evaluate(folder, claims.some("B1", "A1")), claims.evaluate(folder)
+    assert list(few["id"]) == ["A1", "B1"]
+    pd.testing.assert_frame_equal(few, whole[whole["id"].isin(["A1", "B1"])].reset_index(drop=True))
+    with pytest.raises(ParameterError, match="claim"):
+        claims.some("Z9")

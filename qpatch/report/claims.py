@@ -102,6 +102,17 @@ def published(table: str) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(tables[one_of(table, tables, "published table")]))
 
 
+def some(*ids: str) -> tuple[Claim, ...]:
+    """The claims of these ids, in the ledger's order, for `evaluate`.
+
+    Raises:
+        ParameterError: no such claim.
+    """
+    known = {claim.id: claim for claim in load()}
+    wanted = {one_of(id, known, "claim") for id in ids}
+    return tuple(claim for id, claim in known.items() if id in wanted)
+
+
 def evaluate(figures: str | Path, claims: tuple[Claim, ...] | None = None) -> pd.DataFrame:
     """One row per claim: what the paper says, what the tables in `figures` say, and the verdict of the claim's rule.
 
