@@ -69,7 +69,8 @@ class Contender:
         net: what is judged: the integers of the .tflite, or the view; images to scores.
         gradient: images to logits with a (straight-through) gradient, for white-box attacks.
         scores: images to probabilities, from the logits, in as fine steps as these have; for query attacks.
-        output: the same as an int8 file tells them, where a row has such an output; else None.
+        output: the same as a file tells them that ends in a softmax, as paper C's do, where a row has such an output;
+            else None.
         fingerprint: of its weights or of its file.
 
     `net` has a method `received` if it rounds its images.
@@ -174,10 +175,11 @@ def contender(name: str, dataset: str = "cifar10", *, retrain: bool = False) -> 
     kind, _, rest = name.partition("-")
     if kind == "tflite":
         activations, bits = _TFLITE[rest]
-        file = tflite.convert(_float(dataset, retrain), _calibration(dataset), activations, bits)
+        parts = _float(dataset, retrain), _calibration(dataset), activations, bits
+        file, whole = (tflite.convert(*parts, softmax=softmax) for softmax in (False, True))
         judge = tflite.network(file)
-        fingerprint = hashlib.sha256(file).hexdigest()
-        return Contender(entry, judge, tflite.twin(file), Probabilities(Logits(judge)), judge, fingerprint)
+        fingerprint = hashlib.sha256(file + whole).hexdigest()
+        return Contender(entry, judge, tflite.twin(file), Probabilities(Logits(judge)), tflite.network(whole), fingerprint)
     view, output = _view(kind, rest, dataset, retrain), None
     if name == "float-rounded":
         output = InSteps(view, contender("tflite-int8", dataset, retrain=retrain).gradient.step)
