@@ -138,8 +138,12 @@ def soft_hog(maps: Tensor, cell: int = 8, bins: int = 9, block: int = 1, norm: s
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine of pairs of vectors or maps, flattened: (N,); zero if one of them is zero."""
-    return F.cosine_similarity(a.flatten(1), b.flatten(1), dim=1, eps=_TINY)
+    """Cosine of pairs of vectors or maps, flattened: (N,); zero, with no gradient, if one of them is zero."""
+    a, b = a.flatten(1), b.flatten(1)
+    alive = (a.detach().norm(dim=1) > _TINY) & (b.detach().norm(dim=1) > _TINY)
+    # a zero vector's second derivative is 0/0, so ones stand in for it
+    a, b = (torch.where(alive[:, None], values, 1.0) for values in (a, b))
+    return torch.where(alive, F.cosine_similarity(a, b, dim=1, eps=_TINY), 0.0)
 
 
 def _slopes(maps: Tensor) -> tuple[Tensor, Tensor]:

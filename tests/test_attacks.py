@@ -160,7 +160,7 @@ def test_universal_patches_beat_noise(attack, target, trained):
     assert gain.mean() > 5 * gain.std() / len(gain) ** 0.5
     if target is None:
         optimised, control = (attack_success(net, test_images, patched, test_labels) for patched in (attacked, noisy))
-        assert optimised.n > 100  # the network has learnt
+        assert optimised.clean_accuracy > 0.2  # the network has learnt
         assert optimised.ci_low > control.ci_high
 
 

@@ -97,7 +97,7 @@ def test_the_walk_sees_the_logits_of_the_whole_network():
 
     assert torch.equal(scan(net, images, choose, batch=2), images)
     assert expected.std() > 1  # the distributions do differ
-    torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(seen, expected, rtol=1e-4, atol=5e-3)
 
 
 def test_samples_follow_the_distribution_of_the_first_byte():
