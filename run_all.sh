@@ -97,7 +97,7 @@ bench() {
 
 find_python
 case "${1:-}" in
-  test) shift; find_environment; exec "$PYTHON" -m pytest "$@" ;;
+  test) shift; find_environment; exec "$PYTHON" -m pytest -n 2 --dist loadfile "$@" ;;
   bench) shift; find_environment; bench "$@" ;;
   *)
     "$python" -m workflow.cli "$@"  # a wrong command line ends here, before anything is installed
