@@ -80,6 +80,18 @@ class QuantizedLayer:
         return super().forward(self.input_quantizer(x))
 
 
+def plain_layer(layer: QuantizedLayer) -> nn.Module:
+    """The layer without its quantizers: an ordinary convolution or linear layer that holds the quantized weight."""
+    plain = copy.deepcopy(layer)
+    weight = nn.Parameter(layer.eval().weight.detach().clone())
+    plain.__class__ = next(base for base, quantized in _classes.items() if quantized is type(layer))
+    for name in ("weight_quantizer", "input_quantizer"):
+        delattr(plain, name)
+    plain._kept_weight = plain._kept_for = None
+    plain.weight = weight
+    return plain
+
+
 _classes: dict[type, type] = {}
 
 

@@ -41,7 +41,7 @@ from qpatch.attacks.sparse_rs import SparseRS
 from qpatch.defenses import Likeness, NoisyActivations, RandomPrecision
 from qpatch.errors import one_of
 from qpatch.measure.success import predict
-from qpatch.quant import WIDTHS
+from qpatch.quant import WIDTHS, fused
 from qpatch.zoo import comparators, scenarios
 from qpatch.zoo.families import FAMILIES, family
 from qpatch.zoo.jedi import load_jedi
@@ -154,12 +154,13 @@ class Bench:
     def _views(self) -> dict[int, nn.Module]:
         return self._load()
 
-    def _load(self) -> dict[int, nn.Module]:
+    def _load(self, whole: bool = False) -> dict[int, nn.Module]:
         if self.network == JEDI:
             return comparators.jedi_views(self.dataset, self.retrain)
         if self.network in FAMILIES and self.network != SURROGATE:
-            return family(self.network, self.dataset, retrain=self.retrain)
-        return scenarios.deployed_views(self.network, self.dataset, self.retrain)
+            views = family(self.network, self.dataset, retrain=self.retrain)
+            return views if whole else {width: fused(view) for width, view in views.items()}
+        return scenarios.deployed_views(self.network, self.dataset, self.retrain, whole=whole)
 
     def attacked(self, cell: Cell) -> dict[int, nn.Module]:
         """Width → network whose gradient is followed. A transfer from the undefended network to itself is none: there the
@@ -169,7 +170,7 @@ class Bench:
             return Bench(other, self.dataset, self.retrain).deployed()
         if self.network == JEDI and cell.attack not in (THROUGH, *FREE):
             return scenarios.deployed_views(SURROGATE, self.dataset, self.retrain)
-        return self.deployed()
+        return self._load(whole=True) if cell.attack in (CONTROL, MATCHING) else self.deployed()
 
     def patched(self, cell: Cell, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The images with the patches of a cell, float32 (N, C, H, W), the patched pixels on the 8-bit lattice.

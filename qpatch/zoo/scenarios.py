@@ -29,7 +29,7 @@ from torch import nn
 from qpatch.attacks import GAP, LaVAN
 from qpatch.defenses import NoisyActivations, RandomPrecision
 from qpatch.errors import DataError, one_of
-from qpatch.quant import WIDTHS
+from qpatch.quant import WIDTHS, fused
 from qpatch.zoo.networks import load, shipped
 from qpatch.zoo.recipes import entry
 from qpatch.zoo.remote import on_chosen_device
@@ -96,12 +96,22 @@ def surrogate_shots(seeds: int = SEEDS) -> list[Shot]:
     return _shots({name: made_at.get(name, ("32",)) for name in SETTINGS}, seeds)
 
 
-def deployed_views(network: str, dataset: str = "cifar10", retrain: bool = False) -> dict[int, nn.Module]:
-    """Width → network as it is deployed, see `on_chosen_device`: GIR's second reading keeps its noise at inference."""
+def deployed_views(
+    network: str, dataset: str = "cifar10", retrain: bool = False, *, whole: bool = False
+) -> dict[int, nn.Module]:
+    """Width → network as it is deployed, `fused` and on the device of `on_chosen_device`.
+
+    GIR's second reading keeps its noise at inference, and so its modules.
+
+    Args:
+        whole: with all modules, for who looks inside.
+    """
     net, wanted = load(network, dataset, retrain=retrain), entry(network, dataset)
     views = {width: net.at(width) for width in net.bits}
     if wanted.defense == "qadtr-gir-activations":
         views = {width: NoisyActivations(view, seed=width) for width, view in views.items()}
+    elif not whole:
+        views = {width: fused(view) for width, view in views.items()}
     return {width: on_chosen_device(view) for width, view in views.items()}
 
 
