@@ -69,6 +69,16 @@ def test_every_quantizer(images, name):
     same(untrained(1, Policy(name), (4,)).double().at(4), images)
 
 
+@pytest.mark.parametrize("bits", [32, 5])
+def test_a_network_of_timm(bits):
+    torch.manual_seed(0)
+    model, images = timm.create_model("tf_efficientnet_lite0", num_classes=10), torch.rand(8, 3, 64, 64)
+    model.train()(images)
+    net = MultiBit(model.eval(), (bits,)).eval()
+    calibrate(net, images)
+    same(net.double().at(bits), images[:4].double())
+
+
 def test_what_is_no_view_of_ours(images):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(3600, 4))

@@ -11,6 +11,7 @@ import copy
 
 import torch
 import torch.nn.functional as F
+from timm.layers import BatchNormAct2d
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -24,7 +25,7 @@ _ONE_SCALE = (Symmetric, LSQ)  # quantizers that round to multiples of one scale
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, Quantizer) or super().is_leaf_module(module, name)
+        return isinstance(module, (Quantizer, nn.Conv2d, nn.BatchNorm2d)) or super().is_leaf_module(module, name)
 
 
 class Rectified(nn.Module):
@@ -81,11 +82,13 @@ def _fold_norms(net: fx.GraphModule) -> None:
     for node in list(net.graph.nodes):
         norm = _module(net, node, nn.BatchNorm2d)
         before = node.args[0] if norm is not None else None
-        if norm is None or type(norm) is not nn.BatchNorm2d or len(before.users) > 1:
+        conv = _module(net, before, nn.Conv2d) if before is not None and len(before.users) == 1 else None
+        if conv is None:
             continue
-        conv = _module(net, before, nn.Conv2d)
-        if conv is not None:
-            net.set_submodule(before.target, fuse_conv_bn_eval(conv, norm))
+        net.set_submodule(before.target, fuse_conv_bn_eval(conv, norm))
+        if isinstance(norm, BatchNormAct2d):  # timm's, with the activation inside
+            net.set_submodule(node.target, norm.act)
+        else:
             node.replace_all_uses_with(before)
             net.graph.erase_node(node)
 

@@ -17,7 +17,7 @@ from qpatch import data, store
 from qpatch.data.dataset import Dataset
 from qpatch.errors import one_of
 from qpatch.models import pretrained
-from qpatch.quant import MultiBit, Policy, post_training_quantize
+from qpatch.quant import MultiBit, Policy, fused, post_training_quantize
 
 NETWORKS = ("tf_efficientnet_lite0", "tf_efficientnet_lite1")
 BITS = (32, 8, 6, 5, 4)
@@ -129,9 +129,10 @@ def network(name: str, policy: str = MAIN, dataset: str = "photographs") -> Mult
     return net.to(memory_format=torch.channels_last)
 
 
+@cache
 def view_of(view: View, dataset: str = "photographs") -> nn.Module:
-    """The network that a `View` names, ready to attack."""
-    return network(view.network, view.policy, dataset).at(view.bits)
+    """The network that a `View` names, `fused`, ready to attack."""
+    return fused(network(view.network, view.policy, dataset).at(view.bits))
 
 
 @cache
