@@ -206,7 +206,7 @@ NOT_SHIPPED = (
     "aux-vgg",  # needed only to train `tiny-ensemble` again
     # not trained yet; asking for them trains them
     "triqdef-without-fdp", "triqdef-without-fdp-s1",
-    "triqdef-without-gpdp-s1", "triqdef-without-both-s1", "triqdef-without-bact",
+    "triqdef-without-gpdp-s1", "triqdef-without-bact",
     "triqdef-online", "triqdef-online-without-both", "pbcat",
 )  # fmt: skip
 
