@@ -176,7 +176,7 @@ def test_checks_pass_fail_or_stay_open():
 
 def test_a_network_that_draws_lots_is_judged_several_times(made, monkeypatch):
     nets = made[0]
-    noisy = lambda *_: {width: NoisyActivations(nets["patch-one"].at(width), seed=width) for width in WIDTHS}  # noqa: E731
+    noisy = lambda *_, **__: {width: NoisyActivations(nets["patch-one"].at(width), seed=width) for width in WIDTHS}  # noqa: E731
     monkeypatch.setattr(scenarios, "deployed_views", noisy)
     bench = adaptive_cells.Bench("patch-one", "shapes")
     images, labels = judged_images()
