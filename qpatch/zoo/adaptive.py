@@ -27,11 +27,11 @@ from qpatch.zoo import black_box, networks, patched
 from qpatch.zoo.adaptive_cells import JEDI, MADE_AT, RESTART, TRANSFER, WHITE, Bench, Cell, cells
 from qpatch.zoo.families import FAMILIES, members
 from qpatch.zoo.patches import evaluation_subset
-from qpatch.zoo.recipes import PATCH_DEFENSES, TRIQDEF_DEFENSES
+from qpatch.zoo.recipes import COMPARATORS, PATCH_DEFENSES, TRIQDEF_DEFENSES
 from qpatch.zoo.scenarios import SURROGATE
 
 FOLDER = Path(__file__).parent / "adaptive"
-_SEEDED = {**PATCH_DEFENSES, **TRIQDEF_DEFENSES}
+_SEEDED = {**PATCH_DEFENSES, **TRIQDEF_DEFENSES, **COMPARATORS}
 NETWORKS = (
     SURROGATE, *(name for name in FAMILIES if name != SURROGATE), JEDI,
     *(name + (f"-s{seed}" if seed else "") for name, seeds in _SEEDED.items() for seed in range(seeds)),
