@@ -86,6 +86,21 @@ def test_what_is_no_view_of_ours(images):
     same(model.double().eval(), images)  # the ReLU stands between, so this BatchNorm has to stay
 
 
+def test_a_layer_used_twice(images):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.first, self.second = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return self.second(self.conv(self.first(self.conv(x)))).flatten(1)
+
+    torch.manual_seed(0)
+    model = Twice()
+    model.train()(torch.rand(20, 3, 32, 32))
+    same(model.double().eval(), images)
+
+
 def test_the_view_stays_as_it_was(images):
     net = untrained(2)
     view = net.at(4)

@@ -8,6 +8,7 @@ gradients to the image too. (Not how integers are made for a device: there Batch
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import torch
 import torch.nn.functional as F
@@ -79,11 +80,12 @@ def _module(net: fx.GraphModule, node: fx.Node, kinds: type | tuple[type, ...]) 
 
 
 def _fold_norms(net: fx.GraphModule) -> None:
+    calls = Counter(node.target for node in net.graph.nodes if node.op == "call_module")
     for node in list(net.graph.nodes):
         norm = _module(net, node, nn.BatchNorm2d)
         before = node.args[0] if norm is not None else None
         conv = _module(net, before, nn.Conv2d) if before is not None and len(before.users) == 1 else None
-        if conv is None:
+        if conv is None or calls[before.target] > 1 or calls[node.target] > 1:  # a layer used twice stays as it is
             continue
         net.set_submodule(before.target, fuse_conv_bn_eval(conv, norm))
         if isinstance(norm, BatchNormAct2d):  # timm's, with the activation inside
