@@ -6,9 +6,11 @@ from pathlib import Path
 os.environ["QPATCH_PROGRESS"] = "off"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 
-# two test processes share the cores, the kernels of the notebooks included
+# test processes share the cores, the kernels of the notebooks included: threads that wait for a core that another
+# process has make everything two or three times as slow
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
-    cores = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
+    share = max(1, len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    for name in ("OMP_NUM_THREADS", "QPATCH_THREADS"):
+        os.environ.setdefault(name, str(share))
 
 import qpatch  # noqa: E402, F401  (before timm: see qpatch/_torchvision.py)

@@ -57,10 +57,10 @@ def test_the_card_tells_all_and_its_accuracy_is_measured_again(name, test_splits
     assert card["entry"] == json.loads(json.dumps(networks.asdict(entry(name)))), "trained with another recipe"
     net = zoo.load(name)
     test = test_splits(card["dataset"])
-    images, labels = test.take(data.balanced_subset(test, 2000) if len(test) > 2000 else slice(None))
+    images, labels = test.take(data.balanced_subset(test, 500) if len(test) > 2000 else slice(None))
     for bits, expected in card["clean_accuracy"].items():
         measured = measure.accuracy(net.at(int(bits)), images, labels)
-        assert abs(measured - expected) < 0.025, f"{name} at {bits} bits: card {expected}, measured {measured}"
+        assert abs(measured - expected) < 0.05, f"{name} at {bits} bits: card {expected}, measured {measured}"
 
 
 def test_float_and_joint_reach_what_the_tables_need(cifar_test):

@@ -10,7 +10,6 @@ import os
 
 import numpy as np
 import torch
-from sklearn.datasets import load_breast_cancer
 
 from qpatch.data.dataset import Dataset
 
@@ -28,6 +27,8 @@ def load_tumours(split: str, root: str | os.PathLike | None = None) -> Dataset:
         split: "train" or "test".
         root: not used; the table comes with scikit-learn.
     """
+    from sklearn.datasets import load_breast_cancer  # here, because its import takes seconds and few need it
+
     rows, labels = load_breast_cancer(return_X_y=True)
     low, high = rows[::2].min(0), rows[::2].max(0)
     scaled = ((rows - low) / (high - low)).clip(0, 1).astype(np.float32).reshape(-1, 1, *SHAPE)
