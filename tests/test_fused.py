@@ -114,3 +114,12 @@ def test_the_view_stays_as_it_was(images):
         assert torch.equal(quick(images.float()), old)
     with pytest.raises(InputError, match="train mode"):
         fused(view.train())
+
+
+def test_a_network_that_looks_at_its_input_is_refused():
+    class Looks(nn.Module):
+        def forward(self, x):
+            return -x if x.mean() > 0 else x
+
+    with pytest.raises(InputError, match="Looks cannot be fused.*use it as it is"):
+        fused(Looks().eval())

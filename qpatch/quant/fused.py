@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from qpatch.checks import check_eval
+from qpatch.errors import InputError
 from qpatch.quant.multibit import QuantizedLayer, plain_layer
 from qpatch.quant.quantizers import LSQ, Quantizer, Symmetric
 from qpatch.quant.ste import fake_quantize
@@ -56,13 +57,17 @@ def fused(view: nn.Module) -> nn.Module:
         A module in eval mode whose weights take no gradient. Its layers keep their names where they are left.
 
     Raises:
-        InputError: the view is in train mode.
+        InputError: the view is in train mode, or its forward pass depends on values of the image (a Python `if`).
     """
     check_eval(view)
     twin = copy.deepcopy(view)
     for name, layer in [(name, module) for name, module in twin.named_modules() if isinstance(module, QuantizedLayer)]:
         twin.set_submodule(name, nn.Sequential(layer.input_quantizer, plain_layer(layer)))
-    net = fx.GraphModule(twin, _Tracer().trace(twin))
+    try:
+        net = fx.GraphModule(twin, _Tracer().trace(twin))
+    except fx.proxy.TraceError as error:
+        kind = type(view).__name__
+        raise InputError(f"{kind} cannot be fused, because torch.fx cannot trace it ({error}); use it as it is.") from error
     _fold_norms(net)
     _quantize_before_padding(net)
     _quantize_once(net)
