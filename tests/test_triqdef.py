@@ -172,6 +172,30 @@ def test_descent_on_the_penalties_lowers_them(net, batch, defense):
 # The curriculum ---------------------------------------------------------------------------------------------------
 
 
+def test_input_gradients_are_those_of_the_view_in_eval_mode(net, batch):
+    """BatchNorm's shortcut: the gradient and what a penalty on it does to the weights, against torch's own."""
+    net.double()
+    images, labels = batch.images[:5].double(), batch.labels[:5]
+    for view in (net.at(32), net.at(4)):
+        norm = view.bn
+        kept = norm.running_mean.clone()
+        with torch.no_grad():
+            norm.weight.uniform_(0.5, 2), norm.bias.uniform_(-1, 1)
+        short = input_gradients(view, images, labels)
+        parameters = [p for p in view.parameters() if p.requires_grad]
+        ours = torch.autograd.grad(short.pow(2).sum(), parameters, allow_unused=True)
+        assert norm.training and torch.equal(norm.running_mean, kept) and "forward" not in vars(norm)
+        points = images.clone().requires_grad_(True)
+        norm.eval()
+        loss = torch.nn.functional.cross_entropy(view(points), labels, reduction="sum")
+        norm.train()
+        plain = torch.autograd.grad(loss, points, create_graph=True)[0]
+        theirs = torch.autograd.grad(plain.pow(2).sum(), parameters, allow_unused=True)
+        assert torch.allclose(short, plain, rtol=1e-5, atol=1e-8)  # the loss itself is taken in float32
+        assert [a is None for a in ours] == [b is None for b in theirs]
+        assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-8) for a, b in zip(ours, theirs) if a is not None)
+
+
 def test_curriculum_trains_only_active_widths_and_initialises_new_ones(net, batch, defense):
     bact = replace(defense, stages=STAGES, starts=(0, 5), calibration=batch.images)
     assert [bact.active(step) for step in (0, 4, 5, 99)] == [(32, 8), (32, 8), WIDTHS, WIDTHS]
