@@ -100,7 +100,7 @@ def _one(net: MultiBit, loss: Loss, batch: Batch) -> tuple[float, int]:
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = max(kept.get(storage.data_ptr(), 0), storage.nbytes())
-        return tensor
+        return tensor.detach()  # the tensor itself would hold its own graph, and nothing would ever free it
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         loss(net, batch, 0)
