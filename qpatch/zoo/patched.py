@@ -182,7 +182,7 @@ def remade(
 
 def ship(network: str) -> None:
     """Attack a network of the package on CIFAR-10 and write the results into the package."""
-    store.save_tensors(_path(network), *_make(network, "cifar10", scenarios.SEEDS, False, store.say))
+    store.save_tensors(_path(network), *_make(network, "cifar10", scenarios.SEEDS_OF.get(network, scenarios.SEEDS), False, store.say))
 
 
 def _own(network: str, seeds: int) -> list[Shot]:

@@ -55,6 +55,8 @@ KINDS = ("seen", "width", "size 8", "size 10", "place", "target", "all")
 OTHER_WIDTH = 4  # at which the surrogate makes the patches of "all"
 SURROGATE = "joint"  # undefended, and what every defended network was trained on from: the strongest one for a transfer
 SEEDS = 3
+SEEDS_OF = {f"triqdef-without-{part}": 2 for part in ("fdp", "fdp-s1", "gpdp", "gpdp-s1", "bact")}
+"""Fewer patches of each kind on networks that stand in the ablation only, where most rows are trained twice."""
 
 
 @dataclass(frozen=True)
