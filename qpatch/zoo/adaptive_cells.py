@@ -6,7 +6,7 @@ Every cell's patches are shown to the network at all widths. In the papers' thre
 |---------------------|------------------------------------|----------------------------------------------------------------|
 | transfer            | the undefended network, each width | the papers' attacker; stands for no knowledge at all           |
 | few steps, white-box, more steps | each width            | LaVAN; the very same start and place, longer and longer        |
-| most steps          | 32 and 2 bits                      | the same, four times as long again                             |
+| most steps          | 32 and 2 bits                      | the same, three times as long again                            |
 | restart             | each width                         | a new start and a new place, for images that stood so far      |
 | other estimator     | each quantized width               | the other straight-through gradient through the same network   |
 | all widths          | a width drawn per image and pass   | expectation over bit-widths, four draws per step               |
@@ -81,16 +81,16 @@ class Budget:
 
     images: int = 500
     few: int = 10
-    steps: int = 40
-    more: int = 160
-    most: int = 640
+    steps: int = 30
+    more: int = 90
+    most: int = 270
     together: int = 15
-    restarts: int = 3
+    restarts: int = 2
     enough: float = 0.01
     queries: int = 200
     universal: int = 250
     draws: int = 4
-    repeats: int = 10
+    repeats: int = 6
 
 
 BUDGETS = {"cifar10": Budget(), "shapes": Budget(12, 1, 2, 3, 4, 2, 1, 0.01, 4, 4, 2, 4)}

@@ -135,7 +135,7 @@ def gain_rows(runs: Mapping[str, Adaptive], dataset: str = "cifar10") -> pd.Data
     pairs = {
         "the other gradient estimator": (ESTIMATOR, WHITE), "mean over all widths": (EVERYWHERE, WHITE),
         "mean over the defense's noise": (LOTS, WHITE), "matching over several widths": (MATCHING, CONTROL),
-        "four times the steps": (LONG, WHITE), "no gradients at all": (IN_PLACE, WHITE),
+        "three times the steps": (LONG, WHITE), "no gradients at all": (IN_PLACE, WHITE),
         "a place searched for": (SEARCH, IN_PLACE),
     }  # fmt: skip
     found = []
