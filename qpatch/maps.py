@@ -85,8 +85,13 @@ def edge_iou(a: Tensor, b: Tensor, quantile: float = 0.85) -> Tensor:
 
     Two independent masks that hold a share q each have an expected IoU of q / (2 − q): 0.081 at the 85th percentile.
     """
-    masks = edge_mask(a, quantile).flatten(1), edge_mask(b, quantile).flatten(1)
-    return (masks[0] & masks[1]).sum(dim=1) / (masks[0] | masks[1]).sum(dim=1)
+    return mask_iou(edge_mask(a, quantile), edge_mask(b, quantile))
+
+
+def mask_iou(a: Tensor, b: Tensor) -> Tensor:
+    """|A ∩ B| / |A ∪ B| of pairs of bool masks: (N,), nan where both are empty."""
+    a, b = a.flatten(1), b.flatten(1)
+    return (a & b).sum(dim=1) / (a | b).sum(dim=1)
 
 
 def soft_edges(maps: Tensor, quantile: float = 0.85, k: float = 100.0) -> Tensor:

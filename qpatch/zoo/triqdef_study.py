@@ -14,7 +14,7 @@ from torch import Tensor
 from qpatch import data, training
 from qpatch.attacks import make_mask, paste, sample_places
 from qpatch.defenses import Likeness, TriQDef
-from qpatch.maps import cosine, edge_iou, hog, to_maps
+from qpatch.maps import cosine, edge_mask, hog, mask_iou, to_maps
 from qpatch.measure.penalties import OTHER, SAME, width_maps
 from qpatch.measure.stats import wilson
 from qpatch.measure.success import accuracy
@@ -110,11 +110,12 @@ def aim_rows(
         for where, stack in width_maps(net, patched, labels, layers, bits).items():
             maps = [to_maps(values, likeness.reduction) for values in stack]
             cell = min(maps[0].shape[-2:]) // likeness.cells
+            masks = [edge_mask(each, likeness.quantile) for each in maps]
             histograms = [hog(each, cell, likeness.bins, likeness.block, likeness.norm) for each in maps]
             for compared, shift in ((SAME, 0), (OTHER, 1)):
                 pairs = list(combinations(range(len(bits)), 2))
                 values = {
-                    "edges": [edge_iou(maps[i], maps[j].roll(shift, 0), likeness.quantile) for i, j in pairs],
+                    "edges": [mask_iou(masks[i], masks[j].roll(shift, 0)) for i, j in pairs],
                     "orientations": [cosine(histograms[i], histograms[j].roll(shift, 0)) for i, j in pairs],
                 }
                 for measure, each in values.items():
