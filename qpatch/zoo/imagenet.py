@@ -49,7 +49,7 @@ class Setting:
 
 
 SETTINGS = {
-    "photographs": Setting(224, 50, 64, 150, 16, 30, 200),
+    "photographs": Setting(224, 50, 64, 100, 16, 30, 120),
     "shapes": Setting(64, 14, 20, 4, 10, 2, 10),
 }
 _SHAPES = 30  # procedural pictures per half

@@ -95,12 +95,12 @@ class Study:
 
 
 def wanted(names: Sequence[str]) -> list[Made]:
-    """All patches of the study: on the first network at each width but the lowest, on others as float and above the lowest.
+    """All patches of the study: on the first network as float and at the last width but one, on others as float.
 
     The lowest width is left out because these networks do not survive it (notebook 36, section 2).
     """
     first, *others = names
-    sources = [(first, bits) for bits in BITS[:-1]] + [(name, bits) for name in others for bits in (BITS[0], BITS[-2])]
+    sources = [(first, BITS[0]), (first, BITS[-2]), *((name, BITS[0]) for name in others)]
     universal = [Made(*source, name, fold) for source in sources for name in ATTACKS for fold in FOLDS]
     specific = [Made(*source, "LaVAN", scope="image-specific") for source in sources]
     return [*universal, *specific, Made(first, 32, "GAP", scope="image-specific")]
